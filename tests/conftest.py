@@ -1,0 +1,22 @@
+"""Eight CPU devices, strict dtypes and ranks, warnings as errors: set before jax is first used."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), "..", ".cache", "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eight_devices():
+    """A missing device fails the suite; nothing is skipped."""
+    assert len(jax.devices()) == 8, f"the tests need 8 CPU devices, found {jax.devices()}"
