@@ -1,0 +1,20 @@
+"""The seam: `config.task.name = 'align'` means `align_jax.tasks.align.make(config)`. A new family is a new file here."""
+
+import importlib
+import pkgutil
+
+from ml_collections import ConfigDict
+
+from align_jax.types import AlignError, Task
+
+
+def names() -> tuple[str, ...]:
+    """Every task there is: the modules of this folder."""
+    return tuple(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def make(config: ConfigDict) -> Task:
+    """The task of a whole config."""
+    if config.task.name not in names():
+        raise AlignError(f"config.task.name: expected one of {names()}, found {config.task.name!r}")
+    return importlib.import_module(f"align_jax.tasks.{config.task.name}").make(config)

@@ -1,0 +1,99 @@
+"""Configs are Python files with `get_config()`. Every key is checked against what will consume it.
+
+A section of a config is the keyword arguments of one callable; `call` refuses a key that the callable does not take and
+says which one was probably meant, before anything is compiled. The resolved config stands beside the run.
+"""
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from align_jax.types import AlignError
+
+SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "checkpoint", "log_every", "evals",
+            "evaluate_every", "export", "init", "freeze", "stages")  # fmt: skip
+# What may differ between a run and its continuation: how it is watched, not what it computes.
+FREE_ON_RESUME = ("log_every", "checkpoint", "evals", "evaluate_every", "export", "data/threads", "data/prefetch",
+                  "data/max_bad_share", "mesh", "stages")  # fmt: skip
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """'; did you mean ...?' or the list of what is known."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid keys are {sorted(known)}"
+
+
+def call(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str, **given: Any) -> Any:
+    """`fn(**given, **section)`, where each key of the section must be a keyword argument of `fn`."""
+    parameters = inspect.signature(fn).parameters
+    known = [name for name in parameters if name not in given and name != "self"]
+    for key in section:
+        if key not in known:
+            raise AlignError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
+    missing = [
+        name for name in known if parameters[name].default is inspect.Parameter.empty and name not in section
+        and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    ]  # fmt: skip
+    if missing:
+        raise AlignError(f"{where}: missing key {missing[0]!r}; set it in the config")
+    return fn(**given, **section)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses sections that nothing reads and numbers that cannot be."""
+    for key in config:
+        if key not in SECTIONS:
+            raise AlignError(f"config: unknown key {key!r}; {nearest(key, list(SECTIONS))}")
+    for key in ("steps", "batch_size", "log_every"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise AlignError(f"config.{key}: expected a whole number of at least 1, found {config[key]!r}")
+    for key in ("seed", "evaluate_every"):
+        if not isinstance(config[key], int) or config[key] < 0:
+            raise AlignError(f"config.{key}: expected a whole number of at least 0, found {config[key]!r}")
+
+
+def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config as JSON would return it: dicts, lists and scalars."""
+    return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Writes the resolved config beside the run, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(plain(config), indent=2) + "\n")
+    partial.replace(path)
+
+
+def load(path: Path) -> ConfigDict:
+    """A resolved config that `save` wrote."""
+    if not path.exists():
+        raise AlignError(f"expected a run or an export, found no {path}; give the folder that holds config.json")
+    return ConfigDict(json.loads(path.read_text()))
+
+
+def refuse_other(config: ConfigDict, path: Path) -> None:
+    """Refuses to continue the run whose config stands at `path` with one that computes something else."""
+    if not path.exists():
+        return
+    old, new = (_identity(plain(c)) for c in (load(path), config))
+    for key in sorted(old | new):
+        if old.get(key) != new.get(key):
+            raise AlignError(
+                f"{path.parent} holds a run with config.{key.replace('/', '.')} = {old.get(key)!r}, this one has "
+                f"{new.get(key)!r}; give another --workdir or the same value"
+            )
+
+
+def _identity(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if prefix + key in FREE_ON_RESUME:
+            continue
+        flat.update(_identity(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat

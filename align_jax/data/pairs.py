@@ -1,0 +1,44 @@
+"""From a stored record to the arrays of an image-text pair."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_jax.data import images
+from align_jax.data.source import BadExample, Record
+from align_jax.data.text import WordPiece
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """record -> {"image": uint8 [H, W, 3], "text_ids": int32 [L], "text_mask": bool [L]}."""
+
+    tokenizer: WordPiece
+    resize: int  # pixels of the square to which a picture is resized
+    crop: int  # pixels of the square that the model sees
+    flip: bool  # mirror half of the training pictures
+    text_length: int  # word pieces, [CLS] and [SEP] among them
+
+    def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
+        texts = [text for text in record.texts if text.strip()]
+        if not texts:
+            raise BadExample("text empty")
+        text = texts[rng.integers(len(texts))]
+        return {"image": self._image(record, rng)} | {
+            name: rows[0] for name, rows in self.texts([text]).items()
+        }
+
+    def image(self, image: Any) -> np.ndarray:
+        """The central window for evaluation and inference, uint8 [H, W, 3]."""
+        return images.crop(images.decode(image), resize=self.resize, size=self.crop, rng=None, flip=False)
+
+    def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """{"text_ids": int32 [B, L], "text_mask": bool [B, L]}."""
+        ids, mask = self.tokenizer.encode(list(texts), self.text_length)
+        return {"text_ids": ids, "text_mask": mask}
+
+    def _image(self, record: Record, rng: np.random.Generator) -> np.ndarray:
+        return images.crop(images.decode(record.image), resize=self.resize, size=self.crop, rng=rng, flip=self.flip)

@@ -1,0 +1,39 @@
+"""Records that could not be used: written down as they are consumed, counted by reason, never silent."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from align_jax.types import AlignError
+
+
+class SkipLog:
+    """Appends to <workdir>/skipped.jsonl; stops the run when more than a configured share is bad."""
+
+    GRACE = 1000  # rows before the share is judged: one bad record among the first ten says nothing
+
+    def __init__(self, path: Path, *, max_share: float):
+        self._path, self._max_share = path, max_share
+        self._rows = 0
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, step: int, rows: int, skips: list[dict[str, Any]]) -> None:
+        """Counts one consumed batch of `rows` rows."""
+        self._rows += rows
+        if not skips:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.writelines(json.dumps({"step": step, **skip}) + "\n" for skip in skips)
+        self.reasons.update(skip["reason"] for skip in skips)
+        bad = self.reasons.total()
+        if self._rows >= min(self.GRACE, 1 / max(self._max_share, 1e-9)) and bad > self._max_share * (self._rows + bad):
+            raise AlignError(
+                f"data: expected at most {self._max_share:.2%} unusable records, found {bad} beside {self._rows} good ones "
+                f"({self.summary()}); mend what {self._path} lists or raise --config.data.max_bad_share"
+            )
+
+    def summary(self) -> str:
+        """'3 image unreadable, 1 text empty'."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())

@@ -1,0 +1,54 @@
+"""Where examples come from. A source is a random-access list of records; its kinds are named in `config.data.source`."""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from align_jax.config import call
+from align_jax.types import AlignError
+
+# name in the config -> (module, class): imported when named, since each needs packages of its own.
+SOURCES = {
+    "emoji": ("align_jax.data.emoji", "EmojiPairs"),
+    "manifest": ("align_jax.data.manifest", "Manifest"),
+    "tfds": ("align_jax.data.tfds", "TfdsPairs"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with its texts, as stored."""
+
+    id: str  # names the record in logs and results
+    image: Image.Image | np.ndarray | bytes | str  # a picture, uint8 [H, W, 3], encoded bytes, or a path
+    texts: tuple[str, ...]  # captions of this image; [0] is the canonical one
+    group: str  # records of one group show the same thing: a retrieval hit is one of the same group
+    label: int = -1  # index into the source's `classes`; -1 without classes
+
+
+class BadExample(Exception):
+    """A record that cannot be used, for good. `str` is the reason by which it is counted."""
+
+
+class Source(Protocol):
+    """Random access to records, and all texts without touching an image."""
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def texts(self) -> Iterator[str]: ...
+
+
+def make(*, name: str, **options: Any) -> Source:
+    """The source of `config.data.source`, or of an evaluator."""
+    if name not in SOURCES:
+        raise AlignError(f"data.source.name: expected one of {sorted(SOURCES)}, found {name!r}")
+    module, cls = SOURCES[name]
+    return call(getattr(importlib.import_module(module), cls), options, where=f"source {name!r}")

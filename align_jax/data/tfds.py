@@ -1,0 +1,59 @@
+"""Any prepared TensorFlow Datasets data set with images and texts, read by name without TensorFlow."""
+
+from collections.abc import Iterator
+
+from align_jax.data.source import Record
+from align_jax.types import AlignError
+
+
+class TfdsPairs:
+    """Random access to `split` of data set `dataset`, images as their encoded bytes.
+
+    Args:
+      dataset: name[/config][:version]. split: as tfds writes it, "train[:1%]". data_dir: None for tfds' default.
+      image: feature with the picture. texts: feature with one text or several. label: ClassLabel feature, or None.
+    """
+
+    def __init__(self, *, dataset: str, split: str, data_dir: str | None = None, image: str = "image",
+                 texts: str | None = "texts", label: str | None = None):  # fmt: skip
+        try:
+            import tensorflow_datasets as tfds
+        except ImportError as error:
+            raise AlignError("data.source: expected tensorflow-datasets; run: pip install tensorflow-datasets") from error
+        try:
+            builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
+        except tfds.core.DatasetNotFoundError as error:
+            raise AlignError(f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets") from error
+        features = builder.info.features
+        for key, name in (("image", image), ("texts", texts), ("label", label)):
+            if name is not None and name not in features:
+                raise AlignError(f"data.source.{key}: {dataset} has no feature {name!r}, only {sorted(features)}")
+        try:
+            self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+        except Exception as error:
+            raise AlignError(
+                f"data.source: {dataset} split {split!r} is not prepared in {builder.data_dir}; run: "
+                f"tfds build {dataset} --file_format=array_record ({type(error).__name__})"
+            ) from error
+        self.classes = tuple(features[label].names) if label else ()
+        self._image, self._texts, self._label = image, texts, label
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        row = self._rows[index]
+        label = int(row[self._label]) if self._label else -1
+        name = str(index)
+        return Record(id=name, image=row[self._image], texts=self._words(row, label), group=name, label=label)
+
+    def texts(self) -> Iterator[str]:
+        """All texts, in order."""
+        return (text for i in range(len(self)) for text in self._words(self._rows[i], -1))
+
+    def _words(self, row: dict, label: int) -> tuple[str, ...]:
+        if self._texts is None:
+            return (self.classes[label],) if label >= 0 else ()
+        found = row[self._texts]
+        found = [found] if isinstance(found, bytes | str) else list(found)
+        return tuple(text.decode() if isinstance(text, bytes) else str(text) for text in found)

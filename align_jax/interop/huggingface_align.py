@@ -1,0 +1,43 @@
+"""ALIGN weights from Hugging Face's tensor names (transformers AlignModel, such as kakaobrain/align-base)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from align_jax.interop import huggingface_bert, huggingface_efficientnet
+from align_jax.models.bert import Bert
+from align_jax.models.dual_encoder import DualEncoder
+from align_jax.models.efficientnet import EfficientNet
+from align_jax.types import AlignError, ModelState, Params
+
+OWN = {"temperature", "text_projection.weight", "text_projection.bias"}
+
+
+def from_torch_state(state: Mapping[str, np.ndarray], module: DualEncoder) -> tuple[Params, ModelState]:
+    """(params, the collection `batch_stats`) of `module`. AlignError, by name, for a missing, unknown or misshapen tensor."""
+    image_tower, text_tower = module.image_tower, module.text_tower
+    if module.image_projection or not isinstance(image_tower, EfficientNet) or not isinstance(text_tower, Bert):
+        raise AlignError("Hugging Face ALIGN: expected EfficientNet and Bert without image_projection, found others")
+    own = {name for name in state if not name.startswith(("text_model.", "vision_model."))}
+    if own != OWN:
+        raise AlignError(f"ALIGN tensors: missing {sorted(OWN - own)}, unknown {sorted(own - OWN)}")
+    temperature = np.asarray(state["temperature"])
+    kernel = np.asarray(state["text_projection.weight"]).T  # torch stores [out, in]
+    if kernel.shape != (text_tower.width, module.embedding):
+        raise AlignError(
+            f"ALIGN tensor text_projection.weight: expected {(module.embedding, text_tower.width)}, "
+            f"found {kernel.shape[::-1]}"
+        )
+    if temperature <= 0:
+        raise AlignError(f"ALIGN tensor temperature: expected a number above 0, found {temperature}")
+    image_params, batch_stats = huggingface_efficientnet.from_torch_state(state, image_tower, "vision_model.")
+    params = {
+        "image_tower": image_params,
+        "text_tower": huggingface_bert.from_torch_state(state, text_tower, "text_model."),
+        "text_projection": {
+            "kernel": kernel.astype(module.param_dtype),
+            "bias": np.asarray(state["text_projection.bias"], module.param_dtype),
+        },
+        "log_temperature": np.log(temperature, dtype=module.param_dtype),
+    }
+    return params, {"image_tower": batch_stats}

@@ -1,0 +1,164 @@
+"""BERT (Devlin et al. 2019, section 3 and appendix A.2): a stack of post-norm transformer layers over word pieces.
+
+`Bert` is also the stack of a single-stream cross-encoder: `embed` turns word pieces into vectors, `encode` runs the
+layers over any sequence of vectors, words and image tokens alike.
+
+Dropout is on exactly when row keys are given (models/randomness.py); there is no train flag to disagree with them.
+"""
+
+from typing import Any, TypedDict
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from align_jax.models.randomness import dropout, fold
+
+
+class Size(TypedDict):
+    """The fields of `Bert` that its published sizes set."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+
+
+# Turc et al. 2019 (tiny to medium) and Devlin et al. 2019: heads of 64 channels, MLPs four times as wide.
+SIZES: dict[str, Size] = {
+    name: {"layers": layers, "width": width, "heads": width // 64, "mlp_width": 4 * width}
+    for name, layers, width in [
+        ("tiny", 2, 128),
+        ("mini", 4, 256),
+        ("small", 4, 512),
+        ("medium", 8, 512),
+        ("base", 12, 768),
+        ("large", 24, 1024),
+    ]
+}
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: x [B, P, width], mask [B, P] (True: may be attended to) -> [B, P, width]."""
+
+    width: int
+    heads: int
+    dropout: float
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, *, keys: jax.Array | None) -> jax.Array:
+        if self.width % self.heads:
+            raise ValueError(f"width: expected a multiple of heads={self.heads}, found {self.width}")
+
+        def dense(name: str) -> nn.Dense:
+            return nn.Dense(self.width, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=INIT, name=name)
+
+        rows, length, _ = x.shape
+        split = (rows, length, self.heads, self.width // self.heads)
+        query, key, value = (dense(name)(x).reshape(split) for name in ("query", "key", "value"))
+        # The softmax is f32 even when the layers are bf16: eight bits of mantissa cannot hold its sum over a long text.
+        exact = jnp.promote_types(self.dtype, jnp.float32)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=exact) * split[-1] ** -0.5
+        # The lowest finite number, not -inf: a row that is all padding then gives a mean instead of nan.
+        logits = jnp.where(mask.astype(bool)[:, None, None, :], logits, jnp.finfo(exact).min)
+        weights = dropout(jax.nn.softmax(logits), self.dropout, keys).astype(self.dtype)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        return dense("output")(mixed.reshape(x.shape))
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer: x [B, P, width], mask [B, P] -> [B, P, width]."""
+
+    width: int
+    heads: int
+    mlp_width: int
+    dropout: float
+    attention_dropout: float
+    dtype: Any
+    param_dtype: Any
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, *, keys: jax.Array | None) -> jax.Array:
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        attention = Attention(self.width, self.heads, self.attention_dropout, **types, name="attention")
+        branch = dropout(attention(x, mask, keys=fold(keys, 0)), self.dropout, fold(keys, 1))
+        x = norm("attention_norm", self.epsilon, **types)(x + branch)
+        hidden = nn.Dense(self.mlp_width, kernel_init=INIT, **types, name="mlp_in")(x)
+        branch = nn.Dense(self.width, kernel_init=INIT, **types, name="mlp_out")(nn.gelu(hidden, approximate=False))
+        return norm("mlp_norm", self.epsilon, **types)(x + dropout(branch, self.dropout, fold(keys, 2)))
+
+
+class Bert(nn.Module):
+    """Word pieces to vectors; the vector of [CLS] is `hidden[:, 0]` (no pooler, facts/align.md section 1)."""
+
+    vocab_size: int
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    max_length: int = 512
+    type_vocab: int = 2
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: Any = jnp.float32  # of the layers; LayerNorm statistics and the softmax are f32 at least
+    param_dtype: Any = jnp.float32
+    epsilon: float = 1e-12
+
+    def setup(self) -> None:
+        # Looked up in param_dtype: the gradient of a lookup adds up all rows that share a word ([CLS]: every row of the
+        # batch), and a bf16 sum would stop growing after a few hundred.
+        def table(entries: int) -> nn.Embed:
+            return nn.Embed(
+                entries, self.width, embedding_init=INIT, dtype=self.param_dtype, param_dtype=self.param_dtype
+            )
+
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.word_embedding = table(self.vocab_size)
+        self.position_embedding = table(self.max_length)
+        self.type_embedding = table(self.type_vocab)
+        self.embedding_norm = norm(None, self.epsilon, **types)
+        self.layer = [
+            Layer(
+                self.width,
+                self.heads,
+                self.mlp_width,
+                self.dropout,
+                self.attention_dropout,
+                **types,
+                epsilon=self.epsilon,
+            )
+            for _ in range(self.layers)
+        ]
+
+    def __call__(self, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """ids int32 [B, L], mask bool or int [B, L] (True: a piece, False: padding) -> hidden [B, L, width]."""
+        return self.encode(self.embed(ids, keys=fold(keys, 0)), mask, keys=fold(keys, 1))
+
+    def embed(self, ids: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """Word plus position plus type embeddings of ids [B, L], all of type 0, normalised -> [B, L, width]."""
+        length = ids.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"text length: expected at most max_length={self.max_length} pieces, found {length}")
+        position = self.position_embedding(jnp.arange(length)[None])
+        segment = self.type_embedding(jnp.zeros((1, 1), jnp.int32))
+        return dropout(self.embedding_norm(self.word_embedding(ids) + position + segment), self.dropout, keys)
+
+    def encode(self, x: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """The layers alone: x [B, P, width], mask [B, P] -> [B, P, width]."""
+        for site, layer in enumerate(self.layer):
+            x = layer(x, mask, keys=fold(keys, site))
+        return x
+
+
+def norm(name: str | None, epsilon: float, dtype: Any, param_dtype: Any) -> nn.LayerNorm:
+    """LayerNorm whose statistics are f32 at least.
+
+    The variance is the mean of squared deviations: the shorter E[x^2] - E[x]^2 cancels, and an epsilon of 1e-12 hides
+    nothing.
+    """
+    return nn.LayerNorm(epsilon, dtype, param_dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,79 @@
+"""Two towers and a temperature (ALIGN, Jia et al. 2021, section 4.1): images and texts in one space of unit vectors."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from align_jax.models.randomness import fold
+
+
+class DualEncoder(nn.Module):
+    """An image tower, a text tower, and linear projections to `embedding` dimensions.
+
+    Parameters: `image_tower`, `text_tower`, `text_projection`, `image_projection` where asked for, and the scalar
+    `log_temperature`. The logarithm keeps the temperature positive whatever the optimizer does (design decision 11);
+    `temperature` is what divides the cosines.
+    """
+
+    image_tower: nn.Module  # (images [B, H, W, 3], *, train, keys) -> features [B, C]
+    text_tower: nn.Module  # (ids [B, L], mask [B, L], *, keys) -> hidden [B, L, width]; row 0 is [CLS]
+    embedding: int  # D; without image_projection the C of the image tower
+    image_projection: bool = False  # the extra linear layer of ALIGN's ablations (section 6.1)
+    temperature_init: float = 1.0
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        if self.temperature_init <= 0:
+            raise ValueError(f"temperature_init: expected a number above 0, found {self.temperature_init}")
+
+        # In param_dtype, and so at least f32, even when the towers are bf16: one small product per row, and cosines
+        # that are divided by 1/64 need the digits. Initialised as in Hugging Face's AlignModel.
+        def projection() -> nn.Dense:
+            return nn.Dense(
+                self.embedding,
+                dtype=self.param_dtype,
+                param_dtype=self.param_dtype,
+                kernel_init=nn.initializers.xavier_uniform(),
+                precision="highest",
+            )
+
+        self.text_projection = projection()
+        self.project_image = projection() if self.image_projection else None
+        self.log_temperature = self.param(
+            "log_temperature", nn.initializers.constant(math.log(self.temperature_init)), (), self.param_dtype
+        )
+
+    def __call__(
+        self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, train: bool = False, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Pairs to (image embeddings [B, D], text embeddings [B, D])."""
+        return self.embed_images(images, train=train, keys=keys), self.embed_texts(ids, mask, keys=keys)
+
+    def embed_images(self, images: jax.Array, *, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """images float [B, H, W, 3] -> unit vectors [B, D] of param_dtype.
+
+        `train` makes BatchNorm use, and store in the collection `batch_stats`, the statistics of this batch; `keys`
+        [B] turn on the tower's randomness.
+        """
+        features = self.image_tower(images, train=train, keys=fold(keys, 0))
+        if self.project_image is not None:
+            features = self.project_image(features)
+        elif features.shape[-1] != self.embedding:
+            raise ValueError(
+                f"embedding: expected the {features.shape[-1]} features of the image tower, found {self.embedding}; "
+                "set image_projection=True or change embedding"
+            )
+        return unit(features.astype(self.param_dtype))
+
+    def embed_texts(self, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """ids int32 [B, L], mask bool [B, L] -> unit vectors [B, D] of param_dtype."""
+        hidden = self.text_tower(ids, mask, keys=fold(keys, 1))
+        return unit(self.text_projection(hidden[:, 0]))
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """x [B, D] divided by its length; a zero vector stays zero and passes no nan back."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

@@ -1,0 +1,231 @@
+"""EfficientNet (Tan & Le 2019, arXiv 1905.11946), the image tower of ALIGN.
+
+Numbers and rounding rules are those of tensorflow/tpu models/official/efficientnet; B8 and L2 come from the same table
+(L2: Xie et al. 2020, "Noisy Student", appendix A). ALIGN leaves out the 1x1 convolution of the classification head
+(arXiv 2102.05918, section 4.1), so features are the last block's, 320 x width; `head_conv=True` puts it back.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from align_jax.models.depthwise import Padding, depthwise_conv
+from align_jax.models.norm import BatchNorm
+from align_jax.models.randomness import drop_path, fold
+
+
+class Variant(NamedTuple):
+    """Compound scaling: channels, blocks, and the side in pixels that the published network was trained at."""
+
+    width: float
+    depth: float
+    resolution: int
+
+
+VARIANTS = {
+    "b0": Variant(1.0, 1.0, 224),
+    "b1": Variant(1.0, 1.1, 240),
+    "b2": Variant(1.1, 1.2, 260),
+    "b3": Variant(1.2, 1.4, 300),
+    "b4": Variant(1.4, 1.8, 380),
+    "b5": Variant(1.6, 2.2, 456),
+    "b6": Variant(1.8, 2.6, 528),
+    "b7": Variant(2.0, 3.1, 600),
+    "b8": Variant(2.2, 3.6, 672),
+    "l2": Variant(4.3, 5.3, 800),
+}
+
+
+class Stage(NamedTuple):
+    """A run of blocks of B0; the first block has the stage's stride and changes the width to `filters`."""
+
+    repeats: int
+    kernel: int
+    expand: int
+    filters: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 16),
+    Stage(2, 3, 6, 24),
+    Stage(2, 5, 6, 40),
+    Stage(3, 3, 6, 80),
+    Stage(3, 5, 6, 112),
+    Stage(4, 5, 6, 192),
+    Stage(1, 3, 6, 320),
+)
+STEM_FILTERS, HEAD_FILTERS = 32, 1280
+
+
+def round_filters(filters: float) -> int:
+    """The nearest multiple of 8, but never more than 10 % below `filters`."""
+    rounded = max(8, int(filters + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * filters else rounded
+
+
+def conv_padding(convention: str, kernel: int, stride: int, height: int, width: int) -> Padding:
+    """Rows and columns to add around [height, width].
+
+    `same` is TensorFlow's: ceil(side / stride) results, the odd one after. `hf` is Hugging Face's for stride 2: one
+    column less before than after whatever the size, so that odd sides round down (289 px: 144, 72, 36, 18, 9).
+    """
+    if stride > 1 and convention == "hf":
+        pads = kernel // 2 - 1, kernel // 2
+        return pads, pads
+    rows, columns = (max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in (height, width))
+    return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+
+
+# Normal with variance 2 / (k * k * filters), not truncated (tensorflow/tpu efficientnet_model.py). A depthwise kernel
+# makes one filter of each channel: its variance is 2 / (k * k).
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+depthwise_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
+
+
+class Conv(nn.Module):
+    """A convolution without bias: x [B, H, W, C] to [B, H', W', filters], kernel [k, k, C, filters].
+
+    With `depthwise` the kernel is [k, k, 1, filters] and filters = C.
+    """
+
+    filters: int
+    kernel: int
+    stride: int = 1
+    padding: str = "same"
+    depthwise: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel, self.kernel, 1 if self.depthwise else x.shape[-1], self.filters)
+        kernel = self.param("kernel", depthwise_init if self.depthwise else conv_init, shape, self.param_dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        padding = conv_padding(self.padding, self.kernel, self.stride, *x.shape[1:3])
+        if self.depthwise:
+            return depthwise_conv(x, kernel, stride=self.stride, padding=padding)
+        strides, layout = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+
+
+class Block(nn.Module):
+    """MBConv (Sandler et al. 2018) with squeeze-and-excitation: [B, H, W, C] to [B, H', W', filters].
+
+    The squeezed width is a quarter of the block's input, not of its expansion. The skip connection exists where shapes
+    allow it. `drop` is the probability of stochastic depth, drawn from the rows' `keys`.
+    """
+
+    filters: int
+    kernel: int
+    expand: int
+    stride: int
+    drop: float
+    padding: str
+    norm: Callable[..., BatchNorm]
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, keys: jax.Array | None) -> jax.Array:
+        shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        channels = x.shape[-1]
+        h = x
+        if self.expand != 1:
+            h = Conv(channels * self.expand, 1, name="expand_conv", **shared)(h)
+            h = nn.swish(self.norm(name="expand_bn")(h, train=train))
+        h = Conv(h.shape[-1], self.kernel, self.stride, self.padding, True, name="depthwise_conv", **shared)(h)
+        h = nn.swish(self.norm(name="depthwise_bn")(h, train=train))
+
+        squeezed = max(1, channels // 4)
+        gate = nn.swish(nn.Dense(squeezed, kernel_init=conv_init, name="se_reduce", **shared)(h.mean((1, 2))))
+        gate = nn.sigmoid(nn.Dense(h.shape[-1], kernel_init=conv_init, name="se_expand", **shared)(gate))
+        h = h * gate[:, None, None]
+
+        h = Conv(self.filters, 1, name="project_conv", **shared)(h)
+        h = self.norm(name="project_bn")(h, train=train)
+        return x + drop_path(h, self.drop, keys) if h.shape == x.shape else h
+
+
+class EfficientNet(nn.Module):
+    """Images [B, H, W, 3] to features [B, round_filters(320 * width)].
+
+    `bn_group_size` and `bn_axis_names` are BatchNorm's. `padding` is a convention of `conv_padding`. `stem_stride` and
+    `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before scaling.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    stochastic_depth: float = 0.2
+    padding: Literal["same", "hf"] = "same"
+    bn_group_size: int | None = 16
+    bn_axis_names: tuple[str, ...] = ()
+    head_conv: bool = False
+    stem_stride: int = 2
+    strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
+    stages: tuple[Stage, ...] = STAGES
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def __call__(self, images: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
+        """Features [B, D] in `param_dtype`: the feature map's mean over its positions."""
+        return self.feature_map(images, train=train, keys=keys).mean((1, 2), dtype=self.param_dtype)
+
+    @nn.compact
+    def feature_map(self, images: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
+        """The last map [B, h, w, D] in `dtype`. `train` is BatchNorm's; row keys [B] turn stochastic depth on."""
+        self.check(*images.shape[1:3])
+        shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = functools.partial(BatchNorm, self.bn_group_size, axis_names=self.bn_axis_names, **shared)
+
+        x = Conv(
+            round_filters(self.width * STEM_FILTERS), 3, self.stem_stride, self.padding, name="stem_conv", **shared
+        )(images)
+        x = nn.swish(norm(name="stem_bn")(x, train=train))
+        layout = self.layout()
+        for index, (stage, stride) in enumerate(layout):
+            block = Block(
+                filters=round_filters(self.width * stage.filters),
+                kernel=stage.kernel,
+                expand=stage.expand,
+                stride=stride,
+                drop=self.stochastic_depth * index / len(layout),
+                padding=self.padding,
+                norm=norm,
+                name=f"block_{index}",
+                **shared,
+            )
+            x = block(x, train=train, keys=fold(keys, index))
+        if self.head_conv:
+            x = Conv(round_filters(self.width * HEAD_FILTERS), 1, name="head_conv", **shared)(x)
+            x = nn.swish(norm(name="head_bn")(x, train=train))
+        return x
+
+    def layout(self) -> list[tuple[Stage, int]]:
+        """The stage and the stride of every block."""
+        return [
+            (Stage(*stage), stride if repeat == 0 else 1)
+            for stage, stride in zip(self.stages, self.strides, strict=True)
+            for repeat in range(math.ceil(self.depth * stage[0]))
+        ]
+
+    def check(self, height: int, width: int) -> None:
+        """Refuses an unknown padding, strides that do not match the stages, and images that the strides use up."""
+        if self.padding not in ("same", "hf"):
+            raise ValueError(f"EfficientNet: expected padding 'same' or 'hf', found {self.padding!r}")
+        if len(self.strides) != len(self.stages):
+            raise ValueError(
+                f"EfficientNet: expected a stride for each of {len(self.stages)} stages, found {self.strides}"
+            )
+        side = min(height, width)
+        for stride in (self.stem_stride, *self.strides):
+            side = side // stride if self.padding == "hf" else math.ceil(side / stride)
+        if side == 0:
+            raise ValueError(
+                f"EfficientNet: images of {height} x {width} pixels are too small: with padding={self.padding!r} the "
+                f"strides {(self.stem_stride, *self.strides)} leave a map without rows; use larger images"
+            )

@@ -1,0 +1,188 @@
+"""Optimizers, schedules, and what each parameter's path says about its update.
+
+Norms, biases and scalars are excluded from weight decay and from LAMB's trust ratio (design decision 8): with it, a
+log-temperature near 0 would hardly move. The learning rate reads `state.step`, not a counter of its own, so that a
+skipped step costs nothing but itself.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from align_jax import paths
+from align_jax.types import AlignError, ModelState, Params, PyTree
+
+NAMES = ("lamb", "adamw", "adafactor")
+SCHEDULES = ("linear", "cosine", "polynomial", "constant")
+
+
+def _is_matrix(path: str) -> bool:
+    """Kernels and embedding tables decay; by name, since a stack of biases is a matrix too."""
+    return path.rsplit("/", 1)[-1] in ("kernel", "embedding")
+
+
+def _matrices(params: Params) -> PyTree:
+    return paths.unflatten({path: _is_matrix(path) for path in paths.flatten(params)})
+
+
+def make_schedule(
+    *, steps: int, peak: float, warmup: int, shape: str = "linear", end: float = 0.0, power: float = 2.0
+) -> Callable[[jax.Array], jax.Array]:
+    """step -> learning rate: linear from 0 to `peak` over `warmup` steps, then by `shape` to `end` at `steps`."""
+    if shape not in SCHEDULES:
+        raise AlignError(f"optim.schedule: expected one of {SCHEDULES}, found {shape!r}")
+    if not 0 <= warmup <= steps:
+        raise AlignError(f"optim.warmup: expected 0 to {steps} steps, found {warmup}")
+    rest = max(steps - warmup, 1)
+    decay = {
+        "linear": optax.linear_schedule(peak, end, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, alpha=end / peak if peak else 0.0),
+        "polynomial": optax.polynomial_schedule(peak, end, power, rest),
+        "constant": optax.constant_schedule(peak),
+    }[shape]
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), decay], [warmup])
+
+
+def _direction(name: str, weight_decay: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Gradients -> what to subtract, before the learning rate."""
+    decay = optax.add_decayed_weights(weight_decay, mask=_matrices)
+    if name == "lamb":  # You et al. 2020
+        return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, optax.masked(optax.scale_by_trust_ratio(), _matrices))
+    if name == "adamw":  # Loshchilov and Hutter 2019
+        return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
+    if name == "adafactor":  # Shazeer and Stern 2018, with the relative step size left to the schedule
+        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), decay)
+    raise AlignError(f"optim.name: expected one of {NAMES}, found {name!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """One update rule over a parameter tree, of which parts may be frozen, scaled or bounded by path."""
+
+    transform: optax.GradientTransformation
+    schedule: Callable[[jax.Array], jax.Array]
+    freeze: tuple[str, ...]
+    groups: tuple[tuple[str, float], ...]
+    bounds: tuple[tuple[str, float | None, float | None], ...]
+    ema: float | None
+
+    def init(self, params: Params) -> dict[str, Any]:
+        """State for the trainable parameters alone."""
+        where = paths.flatten(params)
+        paths.check_patterns(self.freeze, where, where="freeze")
+        paths.check_patterns([pattern for pattern, _ in self.groups], where, where="optim.groups")
+        paths.check_patterns([pattern for pattern, _, _ in self.bounds], where, where="optim.bounds")
+        trainable, _ = self._split(params)
+        return {"transform": self.transform.init(trainable)} | (
+            {} if self.ema is None else {"ema": jax.tree.map(jnp.copy, trainable)}
+        )
+
+    def value_and_grad(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """`jax.value_and_grad(loss, has_aux=True)` that differentiates the trainable parameters alone."""
+
+        def of_params(params: Params, *args: Any) -> Any:
+            trainable, frozen = self._split(params)
+            return jax.value_and_grad(lambda tree: loss(_join(tree, frozen), *args), has_aux=True)(trainable)
+
+        return of_params
+
+    def update(
+        self, gradients: Params, opt_state: dict[str, Any], params: Params, step: jax.Array
+    ) -> tuple[Params, dict[str, Any]]:
+        """Parameters and optimizer state after one step; `gradients` are those of the trainable parameters."""
+        trainable, frozen = self._split(params)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by integer counts
+            updates, transform = self.transform.update(gradients, opt_state["transform"], trainable)
+            rate = self.schedule(step)
+        flat = {
+            path: self._bounded(path, value - (rate * self._factor(path)).astype(value.dtype) * update)
+            for (path, value), update in zip(
+                paths.flatten(trainable).items(), paths.flatten(updates).values(), strict=True
+            )
+        }
+        trainable, new_state = paths.unflatten(flat), {"transform": transform}
+        if self.ema is not None:
+            ema = self.ema
+            new_state["ema"] = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, opt_state["ema"], trainable)
+        return _join(trainable, frozen), new_state
+
+    def averaged(self, params: Params, opt_state: dict[str, Any]) -> Params:
+        """The parameters to evaluate and export: their moving average where one is kept."""
+        return params if self.ema is None else _join(opt_state["ema"], self._split(params)[1])
+
+    def keep_frozen(self, old: ModelState, new: ModelState) -> ModelState:
+        """The new model state, except below frozen paths: a frozen tower keeps its batch statistics."""
+        flat = paths.flatten(old)
+        return paths.unflatten(
+            {p: flat[p] if paths.matches(p.split("/", 1)[-1], self.freeze) else x for p, x in paths.flatten(new).items()}
+        )
+
+    def _split(self, params: Params) -> tuple[Params, Params]:
+        flat = paths.flatten(params)
+        frozen = {path: leaf for path, leaf in flat.items() if paths.matches(path, self.freeze)}
+        return paths.unflatten({p: x for p, x in flat.items() if p not in frozen}), paths.unflatten(frozen)
+
+    def _factor(self, path: str) -> float:
+        factor = 1.0
+        for pattern, value in self.groups:
+            factor = value if paths.matches(path, (pattern,)) else factor
+        return factor
+
+    def _bounded(self, path: str, value: jax.Array) -> jax.Array:
+        for pattern, low, high in self.bounds:
+            if paths.matches(path, (pattern,)):
+                value = jnp.clip(value, low, high)
+        return value
+
+
+def _join(first: Params, second: Params) -> Params:
+    return paths.unflatten(dict(sorted((paths.flatten(first) | paths.flatten(second)).items())))
+
+
+def make(
+    *,
+    steps: int,
+    freeze: tuple[str, ...] = (),
+    name: str = "lamb",
+    learning_rate: float,
+    warmup: int,
+    schedule: str = "linear",
+    end_learning_rate: float = 0.0,
+    power: float = 2.0,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    clip_norm: float | None = None,
+    groups: tuple[tuple[str, float], ...] = (),
+    bounds: tuple[tuple[str, float | None, float | None], ...] = (),
+    ema: float | None = None,
+) -> Optimizer:
+    """The optimizer of `config.optim`.
+
+    Args:
+      steps, freeze: the run's length in steps, and patterns of parameter paths that do not train.
+      name: one of NAMES. learning_rate, warmup, schedule, end_learning_rate, power: see `make_schedule`.
+      weight_decay: decoupled, times the learning rate; matrices only.
+      clip_norm: largest global norm of the gradient; None leaves it alone.
+      groups: (pattern, factor of the learning rate); the last match counts.
+      bounds: (pattern, least, most) of the parameter itself, applied after the step.
+      ema: decay of the moving average of the parameters that evaluation uses; None for none.
+    """
+    direction = _direction(name, weight_decay, b1, b2, eps)
+    if clip_norm is not None:
+        direction = optax.chain(optax.clip_by_global_norm(clip_norm), direction)
+    return Optimizer(
+        transform=direction,
+        schedule=make_schedule(
+            steps=steps, peak=learning_rate, warmup=warmup, shape=schedule, end=end_learning_rate, power=power
+        ),
+        freeze=tuple(freeze),
+        groups=tuple((p, f) for p, f in groups),
+        bounds=tuple((p, low, high) for p, low, high in bounds),
+        ema=ema,
+    )

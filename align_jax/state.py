@@ -1,0 +1,53 @@
+"""TrainState: everything that a step changes, as plain pytrees."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from align_jax import sharding
+from align_jax.optim import Optimizer
+from align_jax.types import Batch, ModelState, Params, PyTree, Task
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a checkpoint holds. `step` counts finished steps and is the position in the data."""
+
+    step: jax.Array  # scalar int32
+    params: Params
+    model_state: ModelState
+    task_state: PyTree
+    opt_state: dict[str, Any]
+    rng: jax.Array  # typed key; step s draws from fold_in(rng, s)
+
+
+def create(task: Task, optimizer: Optimizer, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh) -> TrainState:
+    """A fresh state, created on the devices where it will live."""
+    fresh = _fresh(task, optimizer, batch)
+    shapes = jax.eval_shape(fresh, jax.random.key(seed))
+    shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+    return jax.jit(fresh, out_shardings=shardings)(jax.random.key(seed))
+
+
+def abstract(task: Task, optimizer: Optimizer, batch: Batch) -> TrainState:
+    """The shapes and dtypes of `create`'s result; costs no memory."""
+    return jax.eval_shape(_fresh(task, optimizer, batch), jax.random.key(0))
+
+
+def _fresh(task: Task, optimizer: Optimizer, batch: Batch) -> Any:
+    def fresh(key: jax.Array) -> TrainState:
+        init_key, rng = jax.random.split(key)
+        params, model_state = task.init(init_key, batch)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state=model_state,
+            task_state=task.init_task_state(params, model_state),
+            opt_state=optimizer.init(params),
+            rng=rng,
+        )
+
+    return fresh

@@ -1,0 +1,175 @@
+"""ALIGN: an EfficientNet and a BERT, joined by a contrastive loss over the global batch (Jia et al. 2021)."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from align_jax import sharding
+from align_jax.config import call, nearest
+from align_jax.losses.contrastive import Contrastive, contrastive_loss
+from align_jax.models.bert import SIZES, Bert
+from align_jax.models.dual_encoder import DualEncoder
+from align_jax.models.efficientnet import VARIANTS, EfficientNet
+from align_jax.models.randomness import row_keys
+from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree
+
+@dataclasses.dataclass(frozen=True)
+class Align:
+    """The dual-encoder task. `image_size` in pixels, `text_length` in word pieces."""
+
+    model: DualEncoder
+    vocab_size: int
+    image_size: int
+    text_length: int
+    label_smoothing: float
+    negatives: float
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
+        """Fresh towers. The batch gives shapes only."""
+        images, ids, mask = (batch[name][:1] for name in ("image", "text_ids", "text_mask"))
+        variables = dict(self.model.init(rng, self._pixels(images), ids, mask, train=False, keys=None))
+        return variables.pop("params"), variables
+
+    def init_task_state(self, params: Params, model_state: ModelState) -> PyTree:
+        """ALIGN carries nothing else."""
+        return ()
+
+    def loss(
+        self, params: Params, model_state: ModelState, task_state: PyTree, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """The contrastive loss over all N pairs of the batch: each device embeds its own rows and gathers the others'."""
+        rows = dict(batch) | {"key": row_keys(rng, batch["image"].shape[0])}
+        _, (parts, new_state) = sharding.per_device(self._rows)((params, model_state), rows)
+        temperature = jnp.exp(params["log_temperature"])
+        metrics = {
+            "loss": parts.loss,
+            "image_to_text": parts.image_to_text,
+            "text_to_image": parts.text_to_image,
+            "temperature": Mean(temperature, jnp.ones_like(temperature)),
+        }
+        return parts.loss.total / parts.loss.count, Aux(new_state, task_state, metrics)
+
+    def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Contrastive, ModelState]]:
+        params, model_state = shared
+        (image, text), new_state = self.model.apply(
+            {"params": params, **model_state},
+            self._pixels(rows["image"]), rows["text_ids"], rows["text_mask"],
+            train=True, keys=rows["key"], mutable=list(model_state),
+        )  # fmt: skip
+        parts = contrastive_loss(
+            image, text, jnp.exp(params["log_temperature"]),
+            label_smoothing=self.label_smoothing, negatives=self.negatives, axis_names=sharding.AXES,
+        )  # fmt: skip
+        return (), (sharding.total(parts), sharding.mean(new_state))
+
+    def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
+        """embed_images({"image": uint8 [B, H, W, 3]}), embed_texts({"text_ids", "text_mask": [B, L]}) -> unit [B, D]."""
+        return {"embed_images": self._embed_images, "embed_texts": self._embed_texts}
+
+    def _embed_images(self, params: Params, model_state: ModelState, inputs: Batch) -> jax.Array:
+        variables = {"params": params, **model_state}
+        return self.model.apply(variables, self._pixels(inputs["image"]), train=False, keys=None, method="embed_images")
+
+    def _embed_texts(self, params: Params, model_state: ModelState, inputs: Batch) -> jax.Array:
+        variables = {"params": params, **model_state}
+        return self.model.apply(variables, inputs["text_ids"], inputs["text_mask"], keys=None, method="embed_texts")
+
+    def dummy_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """Random pairs."""
+        rng = np.random.default_rng(0)
+        return {
+            "image": rng.integers(0, 256, (batch_size, self.image_size, self.image_size, 3), np.uint8),
+            "text_ids": rng.integers(0, self.vocab_size, (batch_size, self.text_length), np.int32),
+            "text_mask": np.arange(self.text_length)[None, :] < rng.integers(2, self.text_length + 1, (batch_size, 1)),
+        }
+
+    def _pixels(self, images: jax.Array) -> jax.Array:
+        """uint8 -> [-1, 1], as the public ALIGN checkpoints expect (facts: ALIGN section 2)."""
+        return images.astype(self.model.param_dtype) / 127.5 - 1.0
+
+
+def _image_tower(
+    *, variant: str | None = None, width: float | None = None, depth: float | None = None, **fields: Any
+) -> EfficientNet:
+    if variant is not None and variant not in VARIANTS:
+        raise AlignError(f"config.task.image.variant: {variant!r} is unknown; {nearest(variant, list(VARIANTS))}")
+    base = VARIANTS[variant or "b0"]
+    scale = {"width": base.width if width is None else width, "depth": base.depth if depth is None else depth}
+    return call(EfficientNet, scale | fields, where="config.task.image")
+
+
+def _text_tower(*, vocab_size: int, size: str = "mini", **fields: Any) -> Bert:
+    if size not in SIZES:
+        raise AlignError(f"config.task.text.size: {size!r} is unknown; {nearest(size, list(SIZES))}")
+    return call(Bert, {**SIZES[size], **fields}, where="config.task.text", vocab_size=vocab_size)
+
+
+def build(
+    *,
+    image: Mapping[str, Any],
+    text: Mapping[str, Any],
+    embedding: int,
+    image_projection: bool = False,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.1,
+    negatives: float = 1.0,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    image_size: int,
+    text_length: int,
+    vocab_size: int,
+) -> Align:
+    """The task of `config.task`.
+
+    Args:
+      image: fields of EfficientNet, `variant` naming a published width and depth. text: fields of Bert, `size` a
+        published one.
+      embedding: D. image_projection: the linear layer that takes image features of another width to D.
+      temperature: at the start, > 0. label_smoothing, negatives: see `contrastive_loss`.
+      dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
+      image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
+    """
+    if temperature <= 0:
+        raise AlignError(f"config.task.temperature: expected a number above 0, found {temperature}")
+    if not 0 <= label_smoothing < 1 or not 0 < negatives <= 1:
+        raise AlignError(
+            f"config.task: expected 0 <= label_smoothing < 1 and 0 < negatives <= 1, found {label_smoothing}, {negatives}"
+        )
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
+    tower = _image_tower(**{key: tuple(x) if isinstance(x, list) else x for key, x in image.items()}, **dtypes)
+    features = tower.check(image_size, image_size)
+    if not image_projection and features != embedding:
+        raise AlignError(
+            f"config.task.embedding: expected the image tower's {features} features, found {embedding}; "
+            f"set --config.task.embedding={features} or --config.task.image_projection=True"
+        )
+    model = DualEncoder(
+        image_tower=tower,
+        text_tower=_text_tower(vocab_size=vocab_size, **text, **dtypes),
+        embedding=embedding,
+        image_projection=image_projection,
+        temperature_init=temperature,
+        param_dtype=dtypes["param_dtype"],
+    )
+    return Align(model, vocab_size, image_size, text_length, label_smoothing, negatives)
+
+
+def make(config: ConfigDict) -> Align:
+    """The task of a whole config."""
+    given = {key: value for key, value in config.task.to_dict().items() if key != "name"}
+    sizes = {"image_size": config.data.crop, "text_length": config.data.text_length, "vocab_size": config.data.vocab.size}
+    return call(build, given, where="config.task", **sizes)
+
+
+def tiny() -> Align:
+    """The smallest model with every part in it, dropout and stochastic depth on, for the contract tests."""
+    return build(
+        image={"width": 0.25, "depth": 0.1, "bn_group_size": 2, "stochastic_depth": 0.2},
+        text={"size": "tiny", "layers": 1, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1},
+        embedding=16, image_projection=True, image_size=32, text_length=8, vocab_size=64,
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""THE loop. It knows a Task, an Optimizer and Evaluators; no model, no loss, no data format."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from align_jax import sharding
+from align_jax.checkpoint import Checkpoints
+from align_jax.metrics import Recorder
+from align_jax.optim import Optimizer
+from align_jax.state import TrainState
+from align_jax.types import Batch, Mean, PyTree, Result, Task
+
+
+def train(
+    state: TrainState,
+    *,
+    task: Task,
+    optimizer: Optimizer,
+    batches: Callable[[int], Iterator[Batch]],
+    evaluate: Callable[[TrainState], list[Result]],
+    evaluate_every: int,
+    checkpoints: Checkpoints,
+    config: Mapping[str, Any],
+    recorder: Recorder,
+    steps: int,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """Trains from `state.step` to `steps` under `mesh`; returns the last state, saved.
+
+    `batches(step)` yields this process's rows from that step on; `evaluate_every` 0 leaves evaluation to the caller.
+    """
+    train_step = jax.jit(functools.partial(step_fn, task, optimizer), donate_argnums=0)
+    start = int(state.step)
+    stream = batches(start)
+    for step in range(start, steps):
+        # The order matters: evaluate and save what stands, and only then draw the next batch, so that a run that
+        # dies anywhere resumes at the batch that it had not yet finished.
+        if step > start and evaluate_every and step % evaluate_every == 0:
+            recorder.results(step, evaluate(state))
+        if step > start and step % checkpoints.every == 0:
+            checkpoints.save(state, dict(config))
+        batch = sharding.place(mesh, next(stream))
+        with jax.transfer_guard("disallow"):  # an implicit transfer here would cost every step
+            state, metrics = train_step(state, batch)
+        recorder.step(step + 1, metrics)  # writes the metrics of the step before; this one is still running
+    checkpoints.save(state, dict(config))
+    checkpoints.wait()
+    return state
+
+
+def step_fn(
+    task: Task, optimizer: Optimizer, state: TrainState, batch: Batch
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One step. A loss or gradient that is not finite leaves all but the step count as it was (design decision 7)."""
+    rng = jax.random.fold_in(state.rng, state.step)
+    (loss, aux), gradients = optimizer.value_and_grad(task.loss)(
+        state.params, state.model_state, state.task_state, batch, rng, state.step
+    )
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(gradients)))
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    params, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step)
+
+    def kept(new: PyTree, old: PyTree) -> PyTree:
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    new_state = TrainState(
+        step=state.step + 1,
+        params=kept(params, state.params),
+        model_state=kept(optimizer.keep_frozen(state.model_state, aux.model_state), state.model_state),
+        task_state=kept(aux.task_state, state.task_state),
+        opt_state=kept(opt_state, state.opt_state),
+        rng=state.rng,
+    )
+    one = jnp.ones((), jnp.float32)
+    own = {
+        "learning_rate": optimizer.schedule(state.step),
+        "gradient_norm": norm,
+        "non_finite_steps": 1.0 - finite.astype(jnp.float32),
+    }
+    return new_state, dict(aux.metrics) | {name: Mean(value, one) for name, value in own.items()}
