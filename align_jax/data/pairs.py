@@ -27,9 +27,7 @@ class Pairs:
         if not texts:
             raise BadExample("text empty")
         text = texts[rng.integers(len(texts))]
-        return {"image": self._image(record, rng)} | {
-            name: rows[0] for name, rows in self.texts([text]).items()
-        }
+        return {"image": self._image(record, rng)} | {name: rows[0] for name, rows in self.texts([text]).items()}
 
     def image(self, image: Any) -> np.ndarray:
         """The central window for evaluation and inference, uint8 [H, W, 3]."""

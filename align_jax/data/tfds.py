@@ -19,11 +19,15 @@ class TfdsPairs:
         try:
             import tensorflow_datasets as tfds
         except ImportError as error:
-            raise AlignError("data.source: expected tensorflow-datasets; run: pip install tensorflow-datasets") from error
+            raise AlignError(
+                "data.source: expected tensorflow-datasets; run: pip install tensorflow-datasets"
+            ) from error
         try:
             builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
-            raise AlignError(f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets") from error
+            raise AlignError(
+                f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets"
+            ) from error
         features = builder.info.features
         for key, name in (("image", image), ("texts", texts), ("label", label)):
             if name is not None and name not in features:

@@ -7,7 +7,9 @@ from align_jax.data.text import WordPiece
 from align_jax.types import AlignError
 
 
-def tokenizer(source: Source | None, *, folder: Path, size: int, path: str | None = None, lowercase: bool = True) -> WordPiece:
+def tokenizer(
+    source: Source | None, *, folder: Path, size: int, path: str | None = None, lowercase: bool = True
+) -> WordPiece:
     """The tokenizer of `config.data.vocab`, whose vocabulary stands in <folder>/vocab.txt from then on.
 
     Args:
@@ -27,7 +29,9 @@ def tokenizer(source: Source | None, *, folder: Path, size: int, path: str | Non
     else:
         raise AlignError(f"expected {kept}; the folder is no run or export")
     if found.vocab_size > size:
-        raise AlignError(f"data.vocab.size: expected at least the {found.vocab_size} pieces of the vocabulary, found {size}")
+        raise AlignError(
+            f"data.vocab.size: expected at least the {found.vocab_size} pieces of the vocabulary, found {size}"
+        )
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
         found.save(kept)

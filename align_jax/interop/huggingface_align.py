@@ -14,7 +14,10 @@ OWN = {"temperature", "text_projection.weight", "text_projection.bias"}
 
 
 def from_torch_state(state: Mapping[str, np.ndarray], module: DualEncoder) -> tuple[Params, ModelState]:
-    """(params, the collection `batch_stats`) of `module`. AlignError, by name, for a missing, unknown or misshapen tensor."""
+    """(params, the collection `batch_stats`) of `module`.
+
+    AlignError, by name, for a missing, unknown or misshapen tensor.
+    """
     image_tower, text_tower = module.image_tower, module.text_tower
     if module.image_projection or not isinstance(image_tower, EfficientNet) or not isinstance(text_tower, Bert):
         raise AlignError("Hugging Face ALIGN: expected EfficientNet and Bert without image_projection, found others")
@@ -34,7 +37,7 @@ def from_torch_state(state: Mapping[str, np.ndarray], module: DualEncoder) -> tu
     params = {
         "image_tower": image_params,
         "text_tower": huggingface_bert.from_torch_state(state, text_tower, "text_model."),
-        "text_projection": {
+        "project_text": {
             "kernel": kernel.astype(module.param_dtype),
             "bias": np.asarray(state["text_projection.bias"], module.param_dtype),
         },

@@ -40,6 +40,27 @@ SIZES: dict[str, Size] = {
 INIT = nn.initializers.normal(0.02)
 
 
+class LayerNorm(nn.Module):
+    """x [B, P, width], centred and scaled along width in param_dtype whatever the dtype of x -> [B, P, width].
+
+    Not Flax's own, which refuses bf16 when implicit promotions are forbidden. The variance is the mean of squared
+    deviations: the shorter E[x^2] - E[x]^2 cancels, and an epsilon of 1e-12 hides nothing.
+    """
+
+    epsilon: float
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+        x = x.astype(self.param_dtype)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return (x * scale[None, None] + bias[None, None]).astype(self.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: x [B, P, width], mask [B, P] (True: may be attended to) -> [B, P, width]."""
 
@@ -60,11 +81,11 @@ class Attention(nn.Module):
         rows, length, _ = x.shape
         split = (rows, length, self.heads, self.width // self.heads)
         query, key, value = (dense(name)(x).reshape(split) for name in ("query", "key", "value"))
-        # The softmax is f32 even when the layers are bf16: eight bits of mantissa cannot hold its sum over a long text.
-        exact = jnp.promote_types(self.dtype, jnp.float32)
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=exact) * split[-1] ** -0.5
+        # The softmax is in param_dtype even when the layers are bf16, whose eight bits cannot hold a sum over P weights.
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=self.param_dtype)
+        logits = logits * split[-1] ** -0.5
         # The lowest finite number, not -inf: a row that is all padding then gives a mean instead of nan.
-        logits = jnp.where(mask.astype(bool)[:, None, None, :], logits, jnp.finfo(exact).min)
+        logits = jnp.where(mask.astype(bool)[:, None, None, :], logits, jnp.finfo(logits.dtype).min)
         weights = dropout(jax.nn.softmax(logits), self.dropout, keys).astype(self.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
         return dense("output")(mixed.reshape(x.shape))
@@ -87,10 +108,10 @@ class Layer(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         attention = Attention(self.width, self.heads, self.attention_dropout, **types, name="attention")
         branch = dropout(attention(x, mask, keys=fold(keys, 0)), self.dropout, fold(keys, 1))
-        x = norm("attention_norm", self.epsilon, **types)(x + branch)
+        x = LayerNorm(self.epsilon, **types, name="attention_norm")(x + branch)
         hidden = nn.Dense(self.mlp_width, kernel_init=INIT, **types, name="mlp_in")(x)
         branch = nn.Dense(self.width, kernel_init=INIT, **types, name="mlp_out")(nn.gelu(hidden, approximate=False))
-        return norm("mlp_norm", self.epsilon, **types)(x + dropout(branch, self.dropout, fold(keys, 2)))
+        return LayerNorm(self.epsilon, **types, name="mlp_norm")(x + dropout(branch, self.dropout, fold(keys, 2)))
 
 
 class Bert(nn.Module):
@@ -105,7 +126,7 @@ class Bert(nn.Module):
     type_vocab: int = 2
     dropout: float = 0.1
     attention_dropout: float = 0.1
-    dtype: Any = jnp.float32  # of the layers; LayerNorm statistics and the softmax are f32 at least
+    dtype: Any = jnp.float32  # of the layers; LayerNorm and the softmax compute in param_dtype
     param_dtype: Any = jnp.float32
     epsilon: float = 1e-12
 
@@ -121,7 +142,7 @@ class Bert(nn.Module):
         self.word_embedding = table(self.vocab_size)
         self.position_embedding = table(self.max_length)
         self.type_embedding = table(self.type_vocab)
-        self.embedding_norm = norm(None, self.epsilon, **types)
+        self.embedding_norm = LayerNorm(self.epsilon, **types)
         self.layer = [
             Layer(
                 self.width,
@@ -153,12 +174,3 @@ class Bert(nn.Module):
         for site, layer in enumerate(self.layer):
             x = layer(x, mask, keys=fold(keys, site))
         return x
-
-
-def norm(name: str | None, epsilon: float, dtype: Any, param_dtype: Any) -> nn.LayerNorm:
-    """LayerNorm whose statistics are f32 at least.
-
-    The variance is the mean of squared deviations: the shorter E[x^2] - E[x]^2 cancels, and an epsilon of 1e-12 hides
-    nothing.
-    """
-    return nn.LayerNorm(epsilon, dtype, param_dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,74 @@
+"""Trains, evaluates and exports what a config says.
+
+python -m align_jax.main --config=configs/align_demo.py --workdir=runs/demo [--config.steps=50 ...]
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from align_jax import config as configs
+from align_jax import run as runs
+from align_jax import train, warm_start
+from align_jax.checkpoint import Checkpoints
+from align_jax.cli import main_of
+from align_jax.data import source as sources
+from align_jax.export import export
+from align_jax.metrics import Recorder
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results")
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """One run, or one after the other for each of `config.stages`."""
+    configs.check(config)
+    for stage, folder in runs.stage_configs(config, workdir):
+        _run(stage, folder)
+
+
+def _run(config: ConfigDict, workdir: Path) -> None:
+    configs.refuse_other(config, workdir / "config.json")
+    source = sources.make(**config.data.source)
+    parts = runs.prepare(config, workdir, source)
+    batches = parts.stream(source)
+    evaluators = parts.evaluators()
+    initial = warm_start.make(config.init)
+    configs.save(config, workdir / "config.json")
+    with (
+        jax.set_mesh(parts.mesh),
+        Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints,
+    ):
+        # Where a run starts from: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.
+        state = parts.fresh()
+        state = checkpoints.restore(state) if checkpoints.latest() is not None else initial(state)
+        print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
+              f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
+        recorder = Recorder(workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every)
+        with recorder:
+            state = train.train(
+                state, task=parts.task, optimizer=parts.optimizer, batches=batches,
+                evaluate=lambda state: parts.evaluate(evaluators, state), evaluate_every=config.evaluate_every,
+                checkpoints=checkpoints, config=configs.plain(config), recorder=recorder, steps=config.steps,
+                mesh=parts.mesh,
+            )  # fmt: skip
+            results = parts.evaluate(evaluators, state)
+            recorder.results(config.steps, results)
+        if results:
+            runs.report(results, workdir)
+        if config.export:
+            export(parts, state, source)
+    logging.info("done")
+
+
+def main(_: list[str]) -> None:
+    """Checks the flags."""
+    run(CONFIG.value, Path(WORKDIR.value))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    main_of(main)

@@ -1,0 +1,148 @@
+"""From a config to the parts of a run. Everything that can be wrong in a config is found here, before a compilation."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from align_jax import config as configs
+from align_jax import evals, optim, sharding, tasks
+from align_jax import state as states
+from align_jax.checkpoint import Checkpoints
+from align_jax.data import source as sources
+from align_jax.data import vocab
+from align_jax.data.pairs import Pairs
+from align_jax.data.pipeline import Stream
+from align_jax.data.skips import SkipLog
+from align_jax.evals.embedding import Embedder
+from align_jax.optim import Optimizer
+from align_jax.state import TrainState
+from align_jax.types import AlignError, Batch, Evaluator, Result, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of one run, or of one stage of it."""
+
+    config: ConfigDict
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    pairs: Pairs
+    task: Task
+    optimizer: Optimizer
+    embedder: Embedder
+
+    def stream(self, source: sources.Source) -> Callable[[int], Iterator[Batch]]:
+        """step -> this process's training rows from that step on; what is skipped is written down as it is consumed."""
+        data = self.config.data
+        rows = sharding.local_rows(self.mesh, self.config.batch_size)
+        if self.config.data.threads < 1 or self.config.data.prefetch < 1:
+            raise AlignError(f"config.data: expected threads and prefetch of at least 1, found {data.threads}, {data.prefetch}")
+        stream = Stream(
+            source, self.pairs.train, self.config.batch_size, rows, self.config.steps, self.config.seed,
+            threads=data.threads, prefetch=data.prefetch,
+        )  # fmt: skip
+
+        def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+            log = SkipLog(self.workdir / "skipped.jsonl", max_share=data.max_bad_share)
+            for step, (batch, skips) in enumerate(stream.from_step(start), start):
+                log.add(step, len(rows), skips)
+                yield batch
+
+        return batches
+
+    def evaluators(self) -> list[Evaluator]:
+        """Those of `config.evals`, with their sources opened."""
+        return evals.make(
+            self.config.evals, self.embedder, functions=self.task.functions(), workdir=self.workdir
+        )  # fmt: skip
+
+    def evaluate(self, evaluators: list[Evaluator], state: TrainState) -> list[Result]:
+        """All results of a state."""
+        params = self.optimizer.averaged(state.params, state.opt_state)
+        return [result for evaluator in evaluators for result in evaluator.run(params, state.model_state)]
+
+    def fresh(self) -> TrainState:
+        """A new state on the devices."""
+        return states.create(
+            self.task, self.optimizer, self.task.dummy_batch(1), seed=self.config.seed, mesh=self.mesh
+        )  # fmt: skip
+
+    def restored(self) -> TrainState:
+        """The state of the last finished checkpoint in the work directory."""
+        shapes = states.abstract(self.task, self.optimizer, self.task.dummy_batch(1))
+        where = sharding.replicated(self.mesh)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+        with Checkpoints(self.workdir / "checkpoints", **self.config.checkpoint) as checkpoints:
+            if checkpoints.latest() is None:
+                raise AlignError(f"{self.workdir}: expected a finished checkpoint in checkpoints/, found none; train first")
+            return checkpoints.restore(like)
+
+
+def prepare(config: ConfigDict, workdir: Path, source: sources.Source | None) -> Run:
+    """Builds the parts; `source` gives the texts of a vocabulary that does not stand in `workdir` yet."""
+    data = config.data.to_dict()
+    for key in data:
+        known = ("source", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch", "max_bad_share")
+        if key not in known:
+            raise AlignError(f"config.data: unknown key {key!r}; {configs.nearest(key, list(known))}")
+    if not 0 < data["crop"] <= data["resize"]:
+        raise AlignError(f"config.data: expected 0 < crop <= resize, found {data['crop']} and {data['resize']}")
+    mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
+    task = tasks.make(config)
+    given = {"steps": config.steps, "freeze": tuple(config.freeze)}
+    optimizer = configs.call(optim.make, config.optim, where="config.optim", **given)
+    tokenizer = configs.call(vocab.tokenizer, data["vocab"], where="config.data.vocab", source=source, folder=workdir)
+    pairs = Pairs(tokenizer, data["resize"], data["crop"], data["flip"], data["text_length"])
+    embedder = Embedder(task.functions(), pairs, mesh=mesh, batch_size=min(config.batch_size, 256))
+    return Run(config, workdir, mesh, pairs, task, optimizer, embedder)
+
+
+def report(results: list[Result], workdir: Path) -> None:
+    """Writes eval.json: a list of {name, value, n, protocol}."""
+    from align_jax.metrics import write_json
+
+    write_json(workdir / "eval.json", [result._asdict() for result in results])
+
+
+def describe(state: TrainState) -> str:
+    """One line about the size of a model."""
+    groups: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        top = str(getattr(path[0], "key", path[0]))
+        groups[top] = groups.get(top, 0) + int(np.prod(leaf.shape))
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in groups.items() if count > 1)
+    return f"{sum(groups.values()) / 1e6:.2f} M parameters: {parts}"
+
+
+def stage_configs(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
+    """[(config, folder)] of each of `config.stages`, or of the one run that a config without stages is.
+
+    A stage is {"name": ..., dotted key: value, ...}: the config with those values, in <workdir>/<name>, starting from
+    the parameters of the stage before.
+    """
+    if not config.stages:
+        return [(config, workdir)]
+    found: list[tuple[ConfigDict, Path]] = []
+    for number, stage in enumerate(config.stages):
+        values: dict[str, Any] = dict(stage)
+        name = values.pop("name", f"stage_{number}")
+        own = ConfigDict(configs.plain(config))
+        own.stages = ()
+        for key, value in values.items():
+            node = own
+            *parents, last = key.split(".")
+            for parent in parents:
+                node = node.get(parent) or ConfigDict()
+            if last not in node:
+                raise AlignError(f"config.stages[{number}]: unknown key {key!r}; {configs.nearest(last, list(node.keys()))}")
+            with node.ignore_type():
+                node[last] = value
+        if found:
+            own.init = [*own.init, {"checkpoint": str(found[-1][1]), "paths": {"": ""}}]
+        found.append((own, workdir / name))
+    return found

@@ -1,0 +1,328 @@
+"""The image tower against Hugging Face's and Keras's, and against itself on eight devices."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from align_jax.interop.huggingface_efficientnet import from_torch_state
+from align_jax.models.efficientnet import STAGES, VARIANTS, Conv, EfficientNet, round_filters
+from align_jax.models.randomness import row_keys
+from align_jax.types import AlignError
+
+WIDTH, DEPTH = 0.35, 0.3  # eight blocks, one of them with a skip connection
+SMALL = EfficientNet(0.25, 0.6, stages=STAGES[:2], strides=(1, 2), bn_group_size=2)
+
+
+def relative_error(found, expected) -> float:
+    """The largest error of any leaf, relative to the leaf's largest entry.
+
+    The gradient of a bias that the next BatchNorm removes is zero but for rounding, so the size of a leaf counts as at
+    least a thousandth of the largest one's.
+    """
+    floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    errors = jax.tree.map(lambda a, b: np.abs(a - b).max() / max(np.abs(b).max(), floor), found, expected)
+    return max(jax.tree.leaves(errors))
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Weights that keep activations of order one: transformers' own, of std 0.02, vanish within a few blocks."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(tensor, low, high):
+        return torch.nn.init.uniform_(tensor, low, high, generator=generator)
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                uniform(layer.bias, -1, 1)
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            uniform(layer.weight, 0.5, 1.5), uniform(layer.bias, -0.5, 0.5)
+            uniform(layer.running_mean, -0.5, 0.5), uniform(layer.running_var, 0.5, 2)
+
+
+@pytest.fixture(scope="module")
+def peer() -> transformers.EfficientNetModel:
+    config = transformers.EfficientNetConfig(
+        width_coefficient=WIDTH,
+        depth_coefficient=DEPTH,
+        hidden_dim=round_filters(1280 * WIDTH),
+        drop_connect_rate=0.0,
+    )
+    model = transformers.EfficientNetModel(config)
+    randomise(model)
+    return model
+
+
+def numpy_state(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def images(size: int, rows: int = 2) -> np.ndarray:
+    return np.random.default_rng(size).normal(size=(rows, size, size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("size", [64, 75])
+def test_outputs_and_gradients_equal_hugging_face(peer, size, train):
+    module = EfficientNet(WIDTH, DEPTH, padding="hf", head_conv=True, bn_group_size=None)
+    params, batch_stats = from_torch_state(numpy_state(peer), module)
+    pixels = images(size, rows=4)
+
+    @jax.jit
+    def value_and_gradient(params, pixels):
+        def loss(params, pixels):
+            variables = {"params": params, "batch_stats": batch_stats}
+            features, _ = module.apply(variables, pixels, train=train, mutable="batch_stats")
+            return jnp.sum(jnp.sin(features)), features
+
+        (_, features), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, pixels)
+        return features, gradients
+
+    features, (param_gradients, pixel_gradients) = value_and_gradient(params, pixels)
+
+    state = peer.state_dict()
+    buffers = {name: tensor.clone() for name, tensor in state.items() if "running" in name}
+    peer.train(train)
+    leaf = torch.tensor(pixels).permute(0, 3, 1, 2).requires_grad_()
+    peer.zero_grad()
+    expected = peer(leaf).pooler_output
+    expected.sin().sum().backward()
+    peer.load_state_dict(buffers, strict=False)  # train mode has moved them
+    gradients = {name: value.grad.numpy() for name, value in peer.named_parameters()}
+    gradients |= {name: value.numpy() for name, value in buffers.items()}
+
+    print(relative_error(features, expected.detach().numpy()))
+    print(relative_error(pixel_gradients, leaf.grad.permute(0, 2, 3, 1).numpy()))
+    print(relative_error(param_gradients, from_torch_state(gradients, module)[0]))
+
+
+def test_align_vision_model_has_no_head():
+    config = transformers.AlignVisionConfig(
+        width_coefficient=WIDTH, depth_coefficient=DEPTH, hidden_dim=round_filters(320 * WIDTH), depthwise_padding=[]
+    )
+    peer = transformers.AlignVisionModel(config).eval()
+    randomise(peer)
+    state = {f"vision_model.{name}": tensor for name, tensor in numpy_state(peer).items()}
+    module = EfficientNet(WIDTH, DEPTH, padding="hf")
+    params, batch_stats = from_torch_state(state, module, prefix="vision_model.")
+    pixels = images(75)
+    with torch.no_grad():
+        expected = peer(torch.tensor(pixels).permute(0, 3, 1, 2)).pooler_output.numpy()
+    features = jax.jit(lambda v, x: module.apply(v, x, train=False))(
+        {"params": params, "batch_stats": batch_stats}, pixels
+    )
+    print(relative_error(features, expected))
+
+
+def test_import_names_what_does_not_fit(peer):
+    module = EfficientNet(WIDTH, DEPTH, padding="hf", head_conv=True)
+    state = numpy_state(peer)
+    with pytest.raises(AlignError, match=r"unknown \['extra.weight'\]"):
+        from_torch_state(state | {"extra.weight": np.zeros(1)}, module)
+    with pytest.raises(AlignError, match=r"missing \['encoder.top_conv.weight'\]"):
+        from_torch_state({k: v for k, v in state.items() if k != "encoder.top_conv.weight"}, module)
+    with pytest.raises(AlignError, match=r"unknown .*encoder.top_bn.bias"):
+        from_torch_state(state, EfficientNet(WIDTH, DEPTH, padding="hf"))
+    with pytest.raises(AlignError, match=r"embeddings.convolution.weight: expected"):
+        from_torch_state(state | {"embeddings.convolution.weight": np.zeros((1, 3, 3, 3))}, module)
+    with pytest.raises(AlignError, match="both 8 channels wide"):
+        from_torch_state(state, EfficientNet(0.25, DEPTH))
+
+
+# Keras runs in a process of its own: it does not keep to strict dtype promotion. Its public names stop at B0, which is
+# slow to build twice; `EfficientNet` is the function behind them. The full table is compared with Hugging Face's.
+KERAS = """
+import sys
+import jax
+import keras
+import numpy as np
+from keras.src.applications.efficientnet import DEFAULT_BLOCKS_ARGS, EfficientNet
+rng = np.random.default_rng(0)
+found = {}
+for size in (64, 75):
+    model = EfficientNet(
+        0.25, 0.6, 64, blocks_args=DEFAULT_BLOCKS_ARGS[:3], include_top=False, weights=None,
+        input_shape=(size, size, 3), pooling="avg", name="peer",
+    )
+    for layer in model.layers:
+        for weight in layer.weights:
+            kind, shape = weight.name, weight.shape
+            fan_in = np.prod(shape[:2] if "dwconv" in layer.name else shape[:-1])
+            if kind == "kernel":
+                value = rng.normal(size=shape, scale=(2 / fan_in) ** 0.5)
+            elif kind in ("gamma", "moving_variance"):
+                value = rng.uniform(0.5, 1.5, shape)
+            elif layer.name != "normalization":
+                value = rng.normal(size=shape, scale=0.3)
+            else:
+                continue
+            weight.assign(value)
+            found[f"{size}/{layer.name}/{kind}"] = value
+    # Rescaling and normalisation are layers of Keras's model: ours starts behind them.
+    both = keras.Model(model.input, [model.get_layer("stem_conv_pad").input, model.output])
+    pixels = rng.uniform(0, 255, (2, size, size, 3))
+    outputs = jax.jit(lambda x: both(x, training=False))(pixels)
+    found[f"{size}/inputs"], found[f"{size}/outputs"] = (np.asarray(x) for x in outputs)
+np.savez(sys.argv[1], **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def keras_arrays(tmp_path_factory) -> dict[str, np.ndarray]:
+    path = tmp_path_factory.mktemp("keras") / "peer.npz"
+    subprocess.run([sys.executable, "-c", KERAS, str(path)], check=True)
+    return dict(np.load(path))
+
+
+def from_keras(arrays: dict[str, np.ndarray]) -> dict:
+    """{"block2a_bn/gamma": ...} to our variables. Keras numbers blocks within a stage; sorted, they are in order."""
+    blocks = sorted({name.split("_")[0] for name in arrays if name.startswith("block")})
+    layers = {"dwconv": "depthwise_conv", "bn": "depthwise_bn", "top_conv": "head_conv", "top_bn": "head_bn"}
+    leaves = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    variables = {"params": {}, "batch_stats": {}}
+    for name, value in arrays.items():
+        layer, leaf = name.split("/")
+        tree = variables["batch_stats" if leaf.startswith("moving") else "params"]
+        if layer.startswith("block"):
+            block, layer = layer.split("_", 1)
+            tree = tree.setdefault(f"block_{blocks.index(block)}", {})
+        if layer == "dwconv":
+            value = value.swapaxes(2, 3)
+        elif layer.startswith("se_") and leaf == "kernel":
+            value = value[0, 0]
+        tree.setdefault(layers.get(layer, layer), {})[leaves.get(leaf, leaf)] = value.astype(np.float32)
+    return variables
+
+
+@pytest.mark.parametrize("size", ["64", "75"])
+def test_outputs_equal_keras(keras_arrays, size):
+    module = EfficientNet(0.25, 0.6, stages=STAGES[:3], strides=(1, 2, 2), padding="same", head_conv=True)
+    arrays = {name.removeprefix(f"{size}/"): value for name, value in keras_arrays.items() if name.startswith(size)}
+    inputs, outputs = arrays.pop("inputs"), arrays.pop("outputs")
+    features = jax.jit(lambda variables, x: module.apply(variables, x, train=False))(from_keras(arrays), inputs)
+    print(relative_error(features, outputs))
+
+
+COUNTS = {
+    "b0": 3_595_388,
+    "b1": 6_101_024,
+    "b2": 7_202_562,
+    "b3": 10_103_336,
+    "b4": 16_742_216,
+    "b5": 27_288_112,
+    "b6": 39_403_992,
+    "b7": 62_143_440,
+    "b8": 82_608_046,
+    "l2": 467_219_796,
+}
+
+
+def count(module: EfficientNet) -> int:
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)["params"])
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameter_counts(name):
+    assert count(EfficientNet(*VARIANTS[name][:2])) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", ["b0", "b3", "b7"])
+def test_parameter_counts_equal_hugging_face(name):
+    width, depth, _ = VARIANTS[name]
+    hidden = round_filters(1280 * width)
+    config = transformers.EfficientNetConfig(width_coefficient=width, depth_coefficient=depth, hidden_dim=hidden)
+    with torch.device("meta"):
+        peer = transformers.EfficientNetModel(config)
+    assert count(EfficientNet(width, depth, head_conv=True)) == sum(p.numel() for p in peer.parameters())
+
+
+def test_initial_weights_have_the_published_spread():
+    for depthwise, fan_out in ((False, 9 * 96), (True, 9)):
+        conv = Conv(96, 3, depthwise=depthwise)
+        params = jax.jit(conv.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 96)))["params"]
+        assert params["kernel"].std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+
+
+def test_sides_of_the_maps_at_289_pixels():
+    def side(padding):
+        module = EfficientNet(0.25, 0.1, padding=padding)
+        variables = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 289, 289, 3)), train=False))
+        x = jax.ShapeDtypeStruct((1, 289, 289, 3), jnp.float32)
+        return jax.eval_shape(lambda v, x: module.apply(v, x, train=False, method="feature_map"), variables, x).shape[1]
+
+    assert side("same") == 10 and side("hf") == 9
+
+
+@pytest.mark.parametrize(
+    "module, size, message",
+    [
+        (EfficientNet(padding="hf"), 31, "31 x 31 pixels are too small"),
+        (EfficientNet(padding="valid"), 64, "expected padding 'same' or 'hf', found 'valid'"),  # pyright: ignore
+        (EfficientNet(strides=(1, 2)), 64, "a stride for each of 7 stages"),
+    ],
+)
+def test_refusals(module, size, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((2, size, size, 3)), train=False))
+
+
+def test_masks_belong_to_rows():
+    variables = SMALL.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False)
+    pixels, keys = images(16, rows=8), row_keys(jax.random.key(1), 8)
+
+    @jax.jit
+    def features(pixels, keys):
+        return SMALL.clone(stochastic_depth=0.9).apply(variables, pixels, train=False, keys=keys)
+
+    whole = features(pixels, keys)
+    halves = np.concatenate([features(pixels[:4], keys[:4]), features(pixels[4:], keys[4:])])
+    np.testing.assert_allclose(whole, halves, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(np.round(whole - features(pixels, None), 5), axis=0)) > 2  # rows drop different blocks
+
+
+def test_eight_devices_train_like_one():
+    """Groups of two rows: the same gradients and batch statistics, with no collective but the gradient's sum."""
+    variables = SMALL.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False)
+    pixels, keys = images(16, rows=16), row_keys(jax.random.key(1), 16)
+
+    def gradient_and_stats(variables, pixels, keys):
+        def loss(params):
+            features, state = SMALL.apply(
+                {**variables, "params": params}, pixels, train=True, keys=keys, mutable="batch_stats"
+            )
+            return jnp.sum(jnp.sin(features)), state["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    def per_device(variables, pixels, keys):
+        gradient, stats = gradient_and_stats(jax.lax.pcast(variables, "data", to="varying"), pixels, keys)
+        return jax.lax.psum(gradient, "data"), jax.lax.pmean(stats, "data")
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spread = jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P())
+    expected, found = jax.jit(gradient_and_stats)(variables, pixels, keys), jax.jit(spread)(variables, pixels, keys)
+    print(relative_error(found, expected))
+
+
+def test_bfloat16_activations_float32_weights():
+    module = SMALL.clone(dtype=jnp.bfloat16)
+    variables = SMALL.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False)
+    pixels = images(16)
+
+    def features(module):
+        return jax.jit(lambda v, x: module.apply(v, x, train=True, mutable="batch_stats")[0])(variables, pixels)
+
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), pixels, train=False))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+    assert features(module).dtype == jnp.float32
+    assert relative_error(features(module), features(SMALL)) < 0.1
