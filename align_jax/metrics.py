@@ -58,7 +58,7 @@ class Recorder:
         """One row of metrics.jsonl and the same scalars for TensorBoard."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._board.add_scalar(name.replace("@", "_at_"), value, step)
 
     def results(self, step: int, results: list[Result]) -> None:
         """An evaluation's numbers; the time it took is not training time."""

@@ -9,6 +9,7 @@ picture is right or absent, never that of the base emoji.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +52,7 @@ CAPTIONS: dict[str, Callable[[Concept], Sequence[str]]] = {
 
 
 class EmojiPairs:
-    """A random-access source of emoji pictures with their texts; everything is drawn once and kept in memory.
+    """A random-access source of emoji pictures with their texts; everything is drawn once, on construction.
 
     `source[i]` is a `Record`: id "twemoji/1f600", image uint8 [size, size, 3] (read-only), texts with the concept's
     canonical name first, label an index into `classes`, group the concept's key, which both styles share: in retrieval
@@ -110,7 +111,7 @@ class EmojiPairs:
         self.class_words = tuple(plain(name) for name in CLASSES)
         self.skipped: Counter[str] = Counter()
         self._rows: list[tuple[str, Concept, tuple[str, ...]]] = []
-        pictures = []
+        self._pictures: list[np.ndarray] = []
         for concept in filter(chosen, concepts()):
             texts = tuple(_texts(concept, languages, captions, names))
             for key in (concept.key, *(concept.toned if skin_tones else ())):
@@ -118,12 +119,10 @@ class EmojiPairs:
                     if key not in arts[style]:
                         self.skipped[f"no {style} picture"] += 1
                         continue
-                    pictures.append(_draw(arts[style][key], size, STYLES[style][2], background))
+                    self._pictures.append(_draw(arts[style][key], size, STYLES[style][2], background))
                     self._rows.append((f"{style}/{key}", concept, texts))
-        if not pictures:
+        if not self._rows:
             raise AlignError(f"no emoji left with split={split!r}, held_out_share={held_out_share}, styles={styles}")
-        self._pictures = np.stack(pictures)  # uint8 [rows, size, size, 3], 59 MB for all of it at 72 px
-        self._pictures.flags.writeable = False
         self.families = tuple(concept.family for _, concept, _ in self._rows)
 
     def __len__(self) -> int:
@@ -154,6 +153,7 @@ def _texts(
             yield names[language][concept.emoji].strip(":").replace("_", " ")
 
 
+@functools.cache  # 1.5 ms each, and a run opens several sources (train, held out, flags aside): 59 MB for all at 72 px
 def _draw(path: Path, size: int, border: float, background: str) -> np.ndarray:
     """An SVG on a plain ground, uint8 [size, size, 3], its empty border cut off unless the art reaches into it."""
     import resvg_py
@@ -170,7 +170,9 @@ def _draw(path: Path, size: int, border: float, background: str) -> np.ndarray:
     image = image.crop(inner) if fits else art(size)
     canvas = Image.new("RGBA", image.size, background)
     canvas.alpha_composite(image)
-    return np.asarray(canvas.convert("RGB"))
+    picture = np.array(canvas.convert("RGB"))
+    picture.flags.writeable = False  # shared by all sources
+    return picture
 
 
 def _art(style: str) -> dict[str, Path]:

@@ -55,6 +55,7 @@ _FAMILIES = {
     r"time: .*(o'clock|-thirty)": "clock face",
     r"time: hourglass": "hourglass",
     r"sky & weather: .*moon": "moon",
+    r"sky & weather: snowman": "snowman",
     r"sky & weather: sun behind": "sun behind cloud",
     r"place-map: globe": "globe",
     r"alphanum: input": "input",
@@ -64,7 +65,9 @@ _FAMILIES = {
     r"mail: .*mailbox": "mailbox",
     r"money: .*banknote": "banknote",
     r"lock: (un)?locked": "lock",
+    r"person: (?!baby|child|old)": "person",  # beards and colours of hair
     r"person: old": "older person",
+    r"person-gesture: .*(frowning|pouting)": "frowning",
     r"person-fantasy: .*claus": "claus",
     r"person-fantasy: mer(man|maid|person)": "merperson",
     r"person-role: (prince|princess|person with crown)": "royalty",
@@ -87,14 +90,16 @@ _SIBLINGS = {
         r"(light )?(red|orange|yellow|green|blue|purple|brown|pink|black|white|grey)|large|small|medium(-small)?"
     ),
     r"transport-ground": r"oncoming",
+    r"face": r"slightly",
+    r"animal": r"black",
 }
 
 
 def family(name: str, subcategory: str) -> str:
     """The key under which a concept is held out or trained on together with its siblings.
 
-    Gendered forms and those facing right, couples and families, keycaps, clock faces, moons, colours of hearts, shapes
-    and books, directions of arrows and hands, and flags that look the same share one key.
+    Gendered forms and those facing right, hair, couples and families, keycaps, clock faces, moons, colours of hearts,
+    shapes and books, directions of arrows and hands, and flags that look the same share one key.
     """
     for pattern, key in _FAMILIES.items():
         if re.match(pattern, f"{subcategory}: {name}"):
@@ -102,7 +107,7 @@ def family(name: str, subcategory: str) -> str:
     for where, words in _SIBLINGS.items():
         if re.match(where, subcategory):
             name = re.sub(rf"(?<!\S)({words})(?!\S)", "", name)
-    return " ".join(name.split()) or "person"
+    return " ".join(name.split())
 
 
 def plain(text: str) -> str:
@@ -152,7 +157,7 @@ def _subcategory(raw: str) -> str:
     head, _, rest = plain(raw).partition("-")
     if head == "other" or rest == "other":
         return rest if head == "other" else head
-    if head in ("face", "animal", "plant", "food", "place", "person", "hand", "transport"):
+    if head in ("face", "animal", "plant", "food", "place", "hand", "transport"):
         head, rest = rest, head
     return f"{head} {rest}".replace("-", " ").strip()
 

@@ -14,7 +14,7 @@ from align_jax.config import call, nearest
 from align_jax.losses.contrastive import Contrastive, contrastive_loss
 from align_jax.models.bert import SIZES, Bert
 from align_jax.models.dual_encoder import DualEncoder
-from align_jax.models.efficientnet import VARIANTS, EfficientNet
+from align_jax.models.efficientnet import VARIANTS, EfficientNet, Stage, round_filters
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree
 
@@ -142,7 +142,11 @@ def build(
         )
     dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
     tower = _image_tower(**{key: tuple(x) if isinstance(x, list) else x for key, x in image.items()}, **dtypes)
-    features = tower.check(image_size, image_size)
+    try:
+        tower.check(image_size, image_size)
+    except ValueError as error:
+        raise AlignError(f"config.task.image: {error}") from error
+    features = round_filters(tower.width * Stage(*tower.stages[-1]).filters)
     if not image_projection and features != embedding:
         raise AlignError(
             f"config.task.embedding: expected the image tower's {features} features, found {embedding}; "

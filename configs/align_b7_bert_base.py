@@ -1,0 +1,61 @@
+"""EfficientNet-B7 + BERT-base by the recipe of COYO-ALIGN on COYO-700M (facts: kakaobrain/coyo-align, coyo700m.flags).
+
+python -m align_jax.main --config=configs/align_b7_bert_base.py --workdir=gs://your-bucket/align_b7
+On every host of the slice; put your pairs where data.source says, or override --config.data.source.path.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Every knob; override with --config.a.b=value."""
+    return ConfigDict({
+        "seed": 0,
+        "steps": 300_000,
+        "batch_size": 65_536,  # pairs
+        "mesh": {"fsdp": 1},  # devices over which parameters are split
+        "task": {
+            "name": "align",
+            "image": {
+                "variant": "b7",  # width 2.0, depth 3.1, no head convolution: 640 features
+                "bn_group_size": 16,  # rows that share BatchNorm statistics: COYO's virtual batch
+                "stochastic_depth": 0.2,  # of the last block, rising from 0; unstated in the paper, EfficientNet's own
+                "padding": "hf",  # 289 px is odd: so padded, the weights fit Hugging Face's AlignModel
+            },
+            "text": {"size": "base", "dropout": 0.1, "attention_dropout": 0.1},  # BERT's own; unstated in the paper
+            "embedding": 640,  # the image tower's width: no image projection
+            "image_projection": False,
+            "temperature": 1.0,  # at the start; learnt, ends near 1/64
+            "label_smoothing": 0.1,  # in both softmaxes
+            "negatives": 1.0,  # share of the in-batch negatives that count
+            "dtype": "bfloat16",  # of the towers; parameters, statistics and the loss are f32
+        },
+        "data": {
+            "source": {"name": "manifest", "path": "data/pairs.jsonl"},
+            "vocab": {"size": 30_522, "path": "data/vocab.txt", "lowercase": True},  # bert-base-uncased's vocab.txt
+            "resize": 346,  # pixels, aspect not kept
+            "crop": 289,  # pixels: random in training, central in evaluation
+            "flip": True,
+            "text_length": 64,  # word pieces
+            "threads": 16,  # readers per host
+            "prefetch": 4,  # batches read ahead, per reader
+            "max_bad_share": 0.01,  # unusable records beyond which the run stops
+        },
+        "optim": {
+            "name": "lamb",
+            "learning_rate": 2e-3,
+            "warmup": 40_000,  # steps from 0
+            "schedule": "linear",  # to 0 at the last step
+            "weight_decay": 1e-5,  # matrices only
+            "b1": 0.9, "b2": 0.999, "eps": 1e-6,  # unstated in the paper
+            "bounds": (("log_temperature", -6.0, None),),  # a floor of 1/403, out of the way of 1/64
+        },
+        "checkpoint": {"every": 5_000, "keep": 3},  # steps; checkpoints
+        "log_every": 100,  # steps
+        "evaluate_every": 0,  # steps; 0: at the end alone
+        "evals": {},
+        "export": True,
+        "init": (),
+        "freeze": (),
+        "stages": (),
+    })  # fmt: skip

@@ -1,0 +1,29 @@
+# Sourced by the other scripts: makes .venv inside the clone, once, from the pinned and hashed requirements.
+# setup EXTRA... installs the package with those extras; a second call with the same extras costs nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+setup() {
+  local python="${PYTHON:-python3.11}" stamp
+  command -v "$python" >/dev/null || python=python3
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "align_jax needs Python 3.11 or newer, found $("$python" --version); name one with PYTHON=..." >&2
+    exit 2
+  }
+  stamp="$(cat pyproject.toml launch/pinned.txt launch/setup.sh | sha256sum | cut -c1-16)"
+  [ -d .venv ] || "$python" -m venv .venv
+  if ! grep -qsxF "$stamp $*" .venv/installed; then
+    echo "installing into .venv (about a minute) ..." >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+    local extras=() pins=(--constraint launch/pinned.txt)
+    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+      echo "launch/pinned.txt is for Python 3.11, the version tested; on $(.venv/bin/python --version) the newest allowed are taken" >&2
+      pins=()
+    fi
+    for extra in "$@"; do extras+=(--extra "$extra"); done
+    VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --requirements pyproject.toml "${extras[@]}" "${pins[@]}"
+    # The package itself is a link to this clone.
+    VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --no-deps --editable .
+    echo "$stamp $*" >>.venv/installed
+  fi
+}

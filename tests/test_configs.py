@@ -1,0 +1,69 @@
+"""Every config in configs/ builds its task and traces a step on shapes alone."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from align_jax import config as configs
+from align_jax import optim, sharding, tasks, train
+from align_jax import state as states
+
+FOLDER = Path(__file__).parent.parent / "configs"
+FILES = sorted(FOLDER.glob("*.py"))
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_configs():
+    assert {file.stem for file in FILES} >= {"align_demo", "align_l2", "align_b7_bert_base", "align_b3_bert_mini_cc3m"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_traces_a_step(path):
+    module = load(path)
+    assert f"--config=configs/{path.name}" in module.__doc__, "the run command stands on top"
+    config = module.get_config()
+    configs.check(config)
+    task = tasks.make(config)
+    optimizer = configs.call(optim.make, config.optim, where="optim", steps=config.steps, freeze=tuple(config.freeze))
+    mesh = sharding.make_mesh()
+    rows = 8 * (config.task.image.bn_group_size or 1)
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding.by_row(mesh))
+        for name, x in task.dummy_batch(1).items()
+    }
+    with jax.set_mesh(mesh):
+        state = states.abstract(task, optimizer, task.dummy_batch(1))
+        after, metrics = jax.eval_shape(lambda s, b: train.step_fn(task, optimizer, s, b), state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert {"loss", "learning_rate", "gradient_norm"} <= set(metrics)
+
+
+def parameters(name: str) -> dict[str, int]:
+    config = load(FOLDER / f"{name}.py").get_config()
+    task = tasks.make(config)
+    params = jax.eval_shape(lambda key: task.init(key, task.dummy_batch(1))[0], jax.random.key(0))
+    return {top: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) for top, tree in params.items()}
+
+
+def test_the_paper_run_has_the_paper_sizes():
+    # facts/align.md section 1: L2 467.2 M without head; BERT-Large 405 M at 100k pieces and a projection to 1376.
+    counts = parameters("align_l2")
+    assert round(counts["image_tower"] / 1e6, 1) == 467.2
+    assert round(counts["text_tower"] / 1e6) == 405
+    assert counts["text_projection"] == 1024 * 1376 + 1376
+
+
+def test_override_of_the_shape_of_the_loss():
+    config = load(FOLDER / "align_l2.py").get_config()
+    config.task.embedding = 640
+    with pytest.raises(Exception, match=r"set --config\.task\.embedding=1376 or --config\.task\.image_projection=True"):
+        tasks.make(config)
