@@ -97,7 +97,7 @@ class Optimizer:
         trainable, frozen = self._split(params)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by integer counts
             updates, transform = self.transform.update(gradients, opt_state["transform"], trainable)
-            rate = self.schedule(step)
+        rate = self.learning_rate(step)
         flat = {
             path: self._bounded(path, value - (rate * self._factor(path)).astype(value.dtype) * update)
             for (path, value), update in zip(
@@ -109,6 +109,10 @@ class Optimizer:
             ema = self.ema
             new_state["ema"] = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, opt_state["ema"], trainable)
         return _join(trainable, frozen), new_state
+
+    def learning_rate(self, step: jax.Array) -> jax.Array:
+        """f32 scalar, before the factors of groups."""
+        return self.schedule(step.astype(jnp.float32))
 
     def averaged(self, params: Params, opt_state: dict[str, Any]) -> Params:
         """The parameters to evaluate and export: their moving average where one is kept."""

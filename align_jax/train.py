@@ -77,7 +77,7 @@ def step_fn(
     )
     one = jnp.ones((), jnp.float32)
     own = {
-        "learning_rate": optimizer.schedule(state.step),
+        "learning_rate": optimizer.learning_rate(state.step),
         "gradient_norm": norm,
         "non_finite_steps": 1.0 - finite.astype(jnp.float32),
     }

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Benchmarks, each as a ratio within one run.
-source "$(dirname "$0")/setup.sh"
-setup bench test
-.venv/bin/python -c 'import torch' 2>/dev/null ||
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-.venv/bin/python launch/bench_efficientnet.py "$@"
+# Benchmarks on one CPU core. Needs the environment that launch/test.sh builds (jax and torch).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source .venv/bin/activate
+PYTHONPATH=. exec taskset -c "${CORE:-0}" python launch/bench_efficientnet.py "$@"

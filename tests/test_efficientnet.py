@@ -278,8 +278,13 @@ def test_refusals(module, size, message):
         jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((2, size, size, 3)), train=False))
 
 
-def test_masks_belong_to_rows():
-    variables = SMALL.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False)
+@pytest.fixture(scope="module")
+def variables():
+    """Of SMALL."""
+    return jax.jit(lambda: SMALL.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False))()
+
+
+def test_masks_belong_to_rows(variables):
     pixels, keys = images(16, rows=8), row_keys(jax.random.key(1), 8)
 
     @jax.jit
@@ -292,9 +297,8 @@ def test_masks_belong_to_rows():
     assert len(np.unique(np.round(whole - features(pixels, None), 5), axis=0)) > 2  # rows drop different blocks
 
 
-def test_eight_devices_train_like_one():
+def test_eight_devices_train_like_one(variables):
     """Groups of two rows: the same gradients and batch statistics, with no collective but the gradient's sum."""
-    variables = SMALL.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False)
     pixels, keys = images(16, rows=16), row_keys(jax.random.key(1), 16)
 
     def gradient_and_stats(variables, pixels, keys):
@@ -316,9 +320,8 @@ def test_eight_devices_train_like_one():
     assert relative_error(found, expected) < 1e-4
 
 
-def test_bfloat16_activations_float32_weights():
+def test_bfloat16_activations_float32_weights(variables):
     module = SMALL.clone(dtype=jnp.bfloat16)
-    variables = SMALL.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False)
     pixels = images(16)
 
     def features(module):
