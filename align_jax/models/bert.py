@@ -81,7 +81,7 @@ class Attention(nn.Module):
         rows, length, _ = x.shape
         split = (rows, length, self.heads, self.width // self.heads)
         query, key, value = (dense(name)(x).reshape(split) for name in ("query", "key", "value"))
-        # The softmax is in param_dtype even when the layers are bf16, whose eight bits cannot hold a sum over P weights.
+        # The softmax is in param_dtype even when the layers are bf16, whose eight bits cannot hold a sum of P weights.
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=self.param_dtype)
         logits = logits * split[-1] ** -0.5
         # The lowest finite number, not -inf: a row that is all padding then gives a mean instead of nan.
