@@ -1,8 +1,8 @@
 """align_jax: trains, evaluates, exports and serves models that join images and language.
 
-    import align_jax
-    model = align_jax.load("runs/demo")
-    similarity = model.embed_texts(["a red apple"]) @ model.embed_images(["photo.jpg"]).T
+import align_jax
+model = align_jax.load("runs/demo")
+similarity = model.embed_texts(["a red apple"]) @ model.embed_images(["photo.jpg"]).T
 """
 
 from typing import TYPE_CHECKING, Any

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from align_jax.types import AlignError
 
+Config = Any  # a ml_collections.ConfigDict: what its values are, no type checker can know
+
 SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "checkpoint", "log_every", "evals",
             "evaluate_every", "export", "init", "freeze", "stages")  # fmt: skip
 # What may differ between a run and its continuation: how it is watched, not what it computes.
@@ -44,7 +46,7 @@ def call(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str, **gi
     return fn(**given, **section)
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Refuses sections that nothing reads and numbers that cannot be."""
     for key in config:
         if key not in SECTIONS:
@@ -57,12 +59,12 @@ def check(config: ConfigDict) -> None:
             raise AlignError(f"config.{key}: expected a whole number of at least 0, found {config[key]!r}")
 
 
-def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+def plain(config: Config) -> dict[str, Any]:
     """The config as JSON would return it: dicts, lists and scalars."""
     return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
 
 
-def save(config: ConfigDict, path: Path) -> None:
+def save(config: Config, path: Path) -> None:
     """Writes the resolved config beside the run, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -70,14 +72,14 @@ def save(config: ConfigDict, path: Path) -> None:
     partial.replace(path)
 
 
-def load(path: Path) -> ConfigDict:
+def load(path: Path) -> Config:
     """A resolved config that `save` wrote."""
     if not path.exists():
         raise AlignError(f"expected a run or an export, found no {path}; give the folder that holds config.json")
     return ConfigDict(json.loads(path.read_text()))
 
 
-def refuse_other(config: ConfigDict, path: Path) -> None:
+def refuse_other(config: Config, path: Path) -> None:
     """Refuses to continue the run whose config stands at `path` with one that computes something else."""
     if not path.exists():
         return

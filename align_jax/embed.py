@@ -62,7 +62,11 @@ def _embed_piece(model: Model, records: list[sources.Record], path: Path) -> Non
     images, bad = model.embedder.images(model.params, model.model_state, [record.image for record in records])
     texts = [text for record in records for text in record.texts if text.strip()]
     unique = list(dict.fromkeys(texts))
-    rows = model.embedder.texts(model.params, model.model_state, unique) if unique else np.zeros((0, images.shape[1]), np.float32)
+    rows = (
+        model.embedder.texts(model.params, model.model_state, unique)
+        if unique
+        else np.zeros((0, images.shape[1]), np.float32)
+    )
     number = {text: i for i, text in enumerate(unique)}
     skipped = np.array([bad.get(i, "") for i in range(len(records))])
     partial = path.with_suffix(".partial.npz")

@@ -23,7 +23,9 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     params = parts.optimizer.averaged(state.params, state.opt_state)
     tree = {"params": params, "model_state": state.model_state}
-    save_file({path: np.asarray(jax.device_get(x)) for path, x in paths.flatten(tree).items()}, folder / "model.safetensors")
+    save_file(
+        {path: np.asarray(jax.device_get(x)) for path, x in paths.flatten(tree).items()}, folder / "model.safetensors"
+    )
     configs.save(parts.config, folder / "config.json")
     shutil.copyfile(parts.workdir / "vocab.txt", folder / "vocab.txt")
     preprocessing = {

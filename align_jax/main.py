@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import config_flags
 
 from align_jax import config as configs
 from align_jax import run as runs
 from align_jax import train, warm_start
 from align_jax.checkpoint import Checkpoints
 from align_jax.cli import main_of
+from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.export import export
 from align_jax.metrics import Recorder
@@ -23,14 +24,14 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, confi
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results")
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(config: Config, workdir: Path) -> None:
     """One run, or one after the other for each of `config.stages`."""
     configs.check(config)
     for stage, folder in runs.stage_configs(config, workdir):
         _run(stage, folder)
 
 
-def _run(config: ConfigDict, workdir: Path) -> None:
+def _run(config: Config, workdir: Path) -> None:
     configs.refuse_other(config, workdir / "config.json")
     source = sources.make(**config.data.source)
     parts = runs.prepare(config, workdir, source)
@@ -47,7 +48,9 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         state = checkpoints.restore(state) if checkpoints.latest() is not None else initial(state)
         print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
               f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
-        recorder = Recorder(workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every)
+        recorder = Recorder(
+            workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every
+        )
         with recorder:
             state = train.train(
                 state, task=parts.task, optimizer=parts.optimizer, batches=batches,
@@ -61,7 +64,6 @@ def _run(config: ConfigDict, workdir: Path) -> None:
             runs.report(results, workdir)
         if config.export:
             export(parts, state, source)
-    logging.info("done")
 
 
 def main(_: list[str]) -> None:

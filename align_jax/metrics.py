@@ -28,7 +28,9 @@ class Recorder:
         self._pending: tuple[int, Mapping[str, Mean]] | None = None
         self._since, self._since_step = time.perf_counter(), start
         self._live = sys.stderr.isatty()
-        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not self._live, dynamic_ncols=True, smoothing=0.05)
+        self._bar = tqdm(
+            total=steps, initial=start, unit="step", disable=not self._live, dynamic_ncols=True, smoothing=0.05
+        )
 
     def step(self, step: int, metrics: Mapping[str, Mean]) -> None:
         """Notes the metrics of finished step `step` (counted from 1) and writes those of the one before."""
@@ -52,7 +54,10 @@ class Recorder:
         if self._live:
             self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} pairs/s")
         else:
-            print(f"step {step}/{self._steps}  loss {values['loss']:.4f}  {speed:.0f} pairs/s  {duration(left)} left", file=sys.stderr)
+            print(
+                f"step {step}/{self._steps}  loss {values['loss']:.4f}  {speed:.0f} pairs/s  {duration(left)} left",
+                file=sys.stderr,
+            )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and the same scalars for TensorBoard."""

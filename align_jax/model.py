@@ -50,4 +50,6 @@ def load(path: str | Path) -> Model:
         parts = runs.prepare(configs.load(folder / "config.json"), folder, None)
         tree: dict[str, Any] = paths.unflatten(load_file(folder / "model.safetensors"))
         return Model(parts, tree["params"], tree.get("model_state", {}))
-    raise AlignError(f"expected a work directory with checkpoints/ or an export with model.safetensors, found neither in {path}")
+    raise AlignError(
+        f"expected a work directory with checkpoints/ or an export with model.safetensors, found neither in {path}"
+    )

@@ -31,7 +31,7 @@ def _matrices(params: Params) -> PyTree:
 
 def make_schedule(
     *, steps: int, peak: float, warmup: int, shape: str = "linear", end: float = 0.0, power: float = 2.0
-) -> Callable[[jax.Array], jax.Array]:
+) -> optax.Schedule:
     """step -> learning rate: linear from 0 to `peak` over `warmup` steps, then by `shape` to `end` at `steps`."""
     if shape not in SCHEDULES:
         raise AlignError(f"optim.schedule: expected one of {SCHEDULES}, found {shape!r}")
@@ -51,7 +51,9 @@ def _direction(name: str, weight_decay: float, b1: float, b2: float, eps: float)
     """Gradients -> what to subtract, before the learning rate."""
     decay = optax.add_decayed_weights(weight_decay, mask=_matrices)
     if name == "lamb":  # You et al. 2020
-        return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, optax.masked(optax.scale_by_trust_ratio(), _matrices))
+        return optax.chain(
+            optax.scale_by_adam(b1, b2, eps), decay, optax.masked(optax.scale_by_trust_ratio(), _matrices)
+        )
     if name == "adamw":  # Loshchilov and Hutter 2019
         return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
     if name == "adafactor":  # Shazeer and Stern 2018, with the relative step size left to the schedule
@@ -64,7 +66,7 @@ class Optimizer:
     """One update rule over a parameter tree, of which parts may be frozen, scaled or bounded by path."""
 
     transform: optax.GradientTransformation
-    schedule: Callable[[jax.Array], jax.Array]
+    schedule: optax.Schedule
     freeze: tuple[str, ...]
     groups: tuple[tuple[str, float], ...]
     bounds: tuple[tuple[str, float | None, float | None], ...]
@@ -96,6 +98,7 @@ class Optimizer:
         """Parameters and optimizer state after one step; `gradients` are those of the trainable parameters."""
         trainable, frozen = self._split(params)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by integer counts
+            updates: Any
             updates, transform = self.transform.update(gradients, opt_state["transform"], trainable)
         rate = self.learning_rate(step)
         flat = {
@@ -112,7 +115,7 @@ class Optimizer:
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
         """f32 scalar, before the factors of groups."""
-        return self.schedule(step.astype(jnp.float32))
+        return jnp.asarray(self.schedule(step.astype(jnp.float32)))
 
     def averaged(self, params: Params, opt_state: dict[str, Any]) -> Params:
         """The parameters to evaluate and export: their moving average where one is kept."""
@@ -122,7 +125,10 @@ class Optimizer:
         """The new model state, except below frozen paths: a frozen tower keeps its batch statistics."""
         flat = paths.flatten(old)
         return paths.unflatten(
-            {p: flat[p] if paths.matches(p.split("/", 1)[-1], self.freeze) else x for p, x in paths.flatten(new).items()}
+            {
+                p: flat[p] if paths.matches(p.split("/", 1)[-1], self.freeze) else x
+                for p, x in paths.flatten(new).items()
+            }
         )
 
     def _split(self, params: Params) -> tuple[Params, Params]:

@@ -39,4 +39,6 @@ def check_patterns(patterns: Iterable[str], paths: Iterable[str], *, where: str)
     for pattern in patterns:
         if not any(matches(path, (pattern,)) for path in known):
             roots = sorted({path.split("/")[0] for path in known})
-            raise AlignError(f"{where}: expected patterns of parameter paths, {pattern!r} matches none; they start with {roots}")
+            raise AlignError(
+                f"{where}: expected patterns of parameter paths, {pattern!r} matches none; they start with {roots}"
+            )

@@ -13,6 +13,7 @@ from align_jax import config as configs
 from align_jax import evals, optim, sharding, tasks
 from align_jax import state as states
 from align_jax.checkpoint import Checkpoints
+from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.data import vocab
 from align_jax.data.pairs import Pairs
@@ -28,7 +29,7 @@ from align_jax.types import AlignError, Batch, Evaluator, Result, Task
 class Run:
     """The parts of one run, or of one stage of it."""
 
-    config: ConfigDict
+    config: Config
     workdir: Path
     mesh: jax.sharding.Mesh
     pairs: Pairs
@@ -41,7 +42,9 @@ class Run:
         data = self.config.data
         rows = sharding.local_rows(self.mesh, self.config.batch_size)
         if self.config.data.threads < 1 or self.config.data.prefetch < 1:
-            raise AlignError(f"config.data: expected threads and prefetch of at least 1, found {data.threads}, {data.prefetch}")
+            raise AlignError(
+                f"config.data: expected threads and prefetch of at least 1, found {data.threads}, {data.prefetch}"
+            )
         stream = Stream(
             source, self.pairs.train, self.config.batch_size, rows, self.config.steps, self.config.seed,
             threads=data.threads, prefetch=data.prefetch,
@@ -79,11 +82,13 @@ class Run:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
         with Checkpoints(self.workdir / "checkpoints", **self.config.checkpoint) as checkpoints:
             if checkpoints.latest() is None:
-                raise AlignError(f"{self.workdir}: expected a finished checkpoint in checkpoints/, found none; train first")
+                raise AlignError(
+                    f"{self.workdir}: expected a finished checkpoint in checkpoints/, found none; train first"
+                )
             return checkpoints.restore(like)
 
 
-def prepare(config: ConfigDict, workdir: Path, source: sources.Source | None) -> Run:
+def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run:
     """Builds the parts; `source` gives the texts of a vocabulary that does not stand in `workdir` yet."""
     data = config.data.to_dict()
     for key in data:
@@ -119,7 +124,7 @@ def describe(state: TrainState) -> str:
     return f"{sum(groups.values()) / 1e6:.2f} M parameters: {parts}"
 
 
-def stage_configs(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
+def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
     """[(config, folder)] of each of `config.stages`, or of the one run that a config without stages is.
 
     A stage is {"name": ..., dotted key: value, ...}: the config with those values, in <workdir>/<name>, starting from
@@ -127,19 +132,21 @@ def stage_configs(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, P
     """
     if not config.stages:
         return [(config, workdir)]
-    found: list[tuple[ConfigDict, Path]] = []
+    found: list[tuple[Config, Path]] = []
     for number, stage in enumerate(config.stages):
         values: dict[str, Any] = dict(stage)
         name = values.pop("name", f"stage_{number}")
         own = ConfigDict(configs.plain(config))
         own.stages = ()
         for key, value in values.items():
-            node = own
+            node: Config = own
             *parents, last = key.split(".")
             for parent in parents:
                 node = node.get(parent) or ConfigDict()
             if last not in node:
-                raise AlignError(f"config.stages[{number}]: unknown key {key!r}; {configs.nearest(last, list(node.keys()))}")
+                raise AlignError(
+                    f"config.stages[{number}]: unknown key {key!r}; {configs.nearest(last, list(node.keys()))}"
+                )
             with node.ignore_type():
                 node[last] = value
         if found:

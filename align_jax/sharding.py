@@ -24,7 +24,9 @@ def make_mesh(*, fsdp: int = 1, devices: int | None = None) -> Mesh:
     found = jax.devices()
     count = devices or len(found)
     if count > len(found) or count % fsdp:
-        raise AlignError(f"mesh: expected devices ({count}) to be at most the {len(found)} found and a multiple of fsdp ({fsdp})")
+        raise AlignError(
+            f"mesh: expected devices ({count}) to be at most the {len(found)} found and a multiple of fsdp ({fsdp})"
+        )
     return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=found[:count])
 
 

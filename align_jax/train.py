@@ -52,9 +52,7 @@ def train(
     return state
 
 
-def step_fn(
-    task: Task, optimizer: Optimizer, state: TrainState, batch: Batch
-) -> tuple[TrainState, dict[str, Mean]]:
+def step_fn(task: Task, optimizer: Optimizer, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean]]:
     """One step. A loss or gradient that is not finite leaves all but the step count as it was (design decision 7)."""
     rng = jax.random.fold_in(state.rng, state.step)
     (loss, aux), gradients = optimizer.value_and_grad(task.loss)(

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             "name": "align",
             "image": {
                 "variant": "b3",  # width 1.2, depth 1.4, no head convolution: 384 features
-                "bn_group_size": 16,  # rows that share BatchNorm statistics: on CC3M 1024 cores x 16 is what reproduces the paper
+                "bn_group_size": 16,  # rows that share BatchNorm statistics: only so does CC3M reproduce the paper
                 "stochastic_depth": 0.2,  # of the last block, rising from 0; unstated in the paper, EfficientNet's own
                 "padding": "hf",  # 289 px is odd: so padded, the weights fit Hugging Face's AlignModel
             },

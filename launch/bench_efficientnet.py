@@ -38,7 +38,10 @@ def ours(pixels: np.ndarray, backward: bool):
 
 def torchs(pixels: np.ndarray, backward: bool):
     """The same for transformers' EfficientNetModel, in its faster memory format."""
-    model = transformers.EfficientNetModel(transformers.EfficientNetConfig(hidden_dim=1280, drop_connect_rate=0.0))
+    config = transformers.EfficientNetConfig(
+        width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, drop_connect_rate=0.0
+    )
+    model = transformers.EfficientNetModel(config)
     model = model.train().to(memory_format=torch.channels_last)
     images = torch.tensor(pixels).permute(0, 3, 1, 2)
 

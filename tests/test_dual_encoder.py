@@ -160,8 +160,8 @@ def test_embeddings_are_unit_vectors_in_f32(projection, dtype):
     inputs = pixels(8), IDS, MASK
     params = module.init(jax.random.key(0), *inputs)["params"]
     assert params["log_temperature"] == pytest.approx(np.log(0.25))
-    names = {"image_tower", "text_tower", "project_text", "log_temperature"}
-    assert set(params) == names | ({"project_image"} if projection else set())
+    names = {"image_tower", "text_tower", "text_projection", "log_temperature"}
+    assert set(params) == names | ({"image_projection_layer"} if projection else set())
     for embedding in apply(module, {"params": params}, *inputs):
         assert embedding.shape == (ROWS, width) and embedding.dtype == jnp.float32
         np.testing.assert_allclose(jnp.linalg.norm(embedding, axis=1), 1, atol=1e-6)

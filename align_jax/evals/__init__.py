@@ -18,7 +18,9 @@ KINDS: dict[str, Callable[..., Evaluator]] = {
 }
 
 
-def make(evals: Mapping[str, Any], embedder: Embedder, *, functions: Mapping[str, Any], workdir: Path) -> list[Evaluator]:
+def make(
+    evals: Mapping[str, Any], embedder: Embedder, *, functions: Mapping[str, Any], workdir: Path
+) -> list[Evaluator]:
     """All evaluators of a config; one that needs what the task lacks is an error here, before any compilation."""
     found = []
     for name, section in evals.items():

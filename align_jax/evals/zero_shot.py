@@ -26,7 +26,9 @@ class ZeroShot:
         if not self._classes or (self._labels < 0).any():
             raise AlignError(f"evals.{name}: expected a source with classes and a label for each record")
         if not self._templates or any("{}" not in template for template in self._templates):
-            raise AlignError(f"evals.{name}.templates: expected texts with {{}} in place of the class, found {templates}")
+            raise AlignError(
+                f"evals.{name}.templates: expected texts with {{}} in place of the class, found {templates}"
+            )
 
     def run(self, params: Params, model_state: ModelState) -> Iterator[Result]:
         """Accuracy, and the share of the most frequent class, which a blind guess reaches."""

@@ -37,7 +37,7 @@ def from_torch_state(state: Mapping[str, np.ndarray], module: DualEncoder) -> tu
     params = {
         "image_tower": image_params,
         "text_tower": huggingface_bert.from_torch_state(state, text_tower, "text_model."),
-        "project_text": {
+        "text_projection": {
             "kernel": kernel.astype(module.param_dtype),
             "bias": np.asarray(state["text_projection.bias"], module.param_dtype),
         },

@@ -52,7 +52,12 @@ def contrastive_loss(
 
 
 def _direction(
-    queries: jax.Array, candidates: jax.Array, own: jax.Array, temperature: jax.Array, smoothing: float, negatives: float
+    queries: jax.Array,
+    candidates: jax.Array,
+    own: jax.Array,
+    temperature: jax.Array,
+    smoothing: float,
+    negatives: float,
 ) -> tuple[jax.Array, jax.Array]:
     """(sum of losses, sum of hits) of queries [B, D] whose pairs are rows own [B] of candidates [N, D]."""
     # Full f32 products: at temperature 1/64 the bf16 passes that are the default on a TPU would move logits by 0.2.

@@ -13,7 +13,7 @@ from align_jax.models.randomness import fold
 class DualEncoder(nn.Module):
     """An image tower, a text tower, and linear projections to `embedding` dimensions.
 
-    Parameters: `image_tower`, `text_tower`, `project_text`, `project_image` with `image_projection`, and the scalar
+    Parameters: `image_tower`, `text_tower`, `text_projection`, `image_projection_layer` with `image_projection`, and the scalar
     `log_temperature`. The logarithm keeps the temperature positive whatever the optimizer does (design decision 11);
     `temperature` is what divides the cosines.
     """
@@ -40,8 +40,9 @@ class DualEncoder(nn.Module):
                 precision="highest",
             )
 
-        self.project_text = projection()
-        self.project_image = projection() if self.image_projection else None
+        self.text_projection = projection()
+        # Linen keeps fields and submodules in one namespace, and `image_projection` is the field.
+        self.image_projection_layer = projection() if self.image_projection else None
         self.log_temperature = self.param(
             "log_temperature", nn.initializers.constant(math.log(self.temperature_init)), (), self.param_dtype
         )
@@ -59,8 +60,8 @@ class DualEncoder(nn.Module):
         [B] turn on the tower's randomness.
         """
         features = self.image_tower(images, train=train, keys=fold(keys, 0))
-        if self.project_image is not None:
-            features = self.project_image(features)
+        if self.image_projection_layer is not None:
+            features = self.image_projection_layer(features)
         elif features.shape[-1] != self.embedding:
             raise ValueError(
                 f"embedding: expected the {features.shape[-1]} features of the image tower, found {self.embedding}; "
@@ -71,7 +72,7 @@ class DualEncoder(nn.Module):
     def embed_texts(self, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """ids int32 [B, L], mask bool [B, L] -> unit vectors [B, D] of param_dtype."""
         hidden = self.text_tower(ids, mask, keys=fold(keys, 1))
-        return unit(self.project_text(hidden[:, 0]))
+        return unit(self.text_projection(hidden[:, 0]))
 
 
 def unit(x: jax.Array) -> jax.Array:

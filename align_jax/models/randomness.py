@@ -1,8 +1,8 @@
 """Randomness that belongs to the row (design decision 4).
 
-Every row of the global batch owns a key, fold_in(step key, row number), so a step draws the same numbers on any mesh and
-for any number of micro-batches, and two devices never share a mask by accident. `keys` is a [B] array of typed keys,
-or None for inference: then every function here is the identity.
+Every row of the global batch owns a key, fold_in(step key, row number), so a step draws the same numbers on any mesh
+and for any number of micro-batches, and two devices never share a mask by accident. `keys` is a [B] array of typed
+keys, or None for inference: then every function here is the identity.
 """
 
 import jax
@@ -28,7 +28,7 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
 
 
 def drop_path(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Stochastic depth (Huang et al. 2016): zeroes whole rows of a residual branch x [B, ...] with probability `rate`."""
+    """Stochastic depth (Huang et al. 2016): zeroes rows of a residual branch x [B, ...] with probability `rate`."""
     if keys is None or rate == 0.0:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)

@@ -1,10 +1,9 @@
-"""The seam: `config.task.name = 'align'` means `align_jax.tasks.align.make(config)`. A new family is a new file here."""
+"""The seam: `config.task.name = 'align'` means `align_jax.tasks.align.make(config)`. A new family is one file here."""
 
 import importlib
 import pkgutil
 
-from ml_collections import ConfigDict
-
+from align_jax.config import Config
 from align_jax.types import AlignError, Task
 
 
@@ -13,7 +12,7 @@ def names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def make(config: ConfigDict) -> Task:
+def make(config: Config) -> Task:
     """The task of a whole config."""
     if config.task.name not in names():
         raise AlignError(f"config.task.name: expected one of {names()}, found {config.task.name!r}")

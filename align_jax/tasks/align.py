@@ -7,16 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from align_jax import sharding
-from align_jax.config import call, nearest
+from align_jax.config import Config, call, nearest
 from align_jax.losses.contrastive import Contrastive, contrastive_loss
 from align_jax.models.bert import SIZES, Bert
 from align_jax.models.dual_encoder import DualEncoder
 from align_jax.models.efficientnet import VARIANTS, EfficientNet, Stage, round_filters
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree
+
 
 @dataclasses.dataclass(frozen=True)
 class Align:
@@ -42,7 +42,7 @@ class Align:
     def loss(
         self, params: Params, model_state: ModelState, task_state: PyTree, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """The contrastive loss over all N pairs of the batch: each device embeds its own rows and gathers the others'."""
+        """The contrastive loss over all N pairs: each device embeds its own rows and gathers those of the others."""
         rows = dict(batch) | {"key": row_keys(rng, batch["image"].shape[0])}
         _, (parts, new_state) = sharding.per_device(self._rows)((params, model_state), rows)
         temperature = jnp.exp(params["log_temperature"])
@@ -68,14 +68,14 @@ class Align:
         return (), (sharding.total(parts), sharding.mean(new_state))
 
     def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
-        """embed_images({"image": uint8 [B, H, W, 3]}), embed_texts({"text_ids", "text_mask": [B, L]}) -> unit [B, D]."""
+        """embed_images({"image": uint8 [B, H, W, 3]}) and embed_texts({"text_ids", "text_mask"}), to unit rows [B, D]."""
         return {"embed_images": self._embed_images, "embed_texts": self._embed_texts}
 
-    def _embed_images(self, params: Params, model_state: ModelState, inputs: Batch) -> jax.Array:
+    def _embed_images(self, params: Params, model_state: ModelState, inputs: Batch) -> Any:
         variables = {"params": params, **model_state}
         return self.model.apply(variables, self._pixels(inputs["image"]), train=False, keys=None, method="embed_images")
 
-    def _embed_texts(self, params: Params, model_state: ModelState, inputs: Batch) -> jax.Array:
+    def _embed_texts(self, params: Params, model_state: ModelState, inputs: Batch) -> Any:
         variables = {"params": params, **model_state}
         return self.model.apply(variables, inputs["text_ids"], inputs["text_mask"], keys=None, method="embed_texts")
 
@@ -138,9 +138,10 @@ def build(
         raise AlignError(f"config.task.temperature: expected a number above 0, found {temperature}")
     if not 0 <= label_smoothing < 1 or not 0 < negatives <= 1:
         raise AlignError(
-            f"config.task: expected 0 <= label_smoothing < 1 and 0 < negatives <= 1, found {label_smoothing}, {negatives}"
+            "config.task: expected 0 <= label_smoothing < 1 and 0 < negatives <= 1, "
+            f"found {label_smoothing} and {negatives}"
         )
-    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
+    dtypes: dict[str, Any] = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
     tower = _image_tower(**{key: tuple(x) if isinstance(x, list) else x for key, x in image.items()}, **dtypes)
     try:
         tower.check(image_size, image_size)
@@ -163,10 +164,14 @@ def build(
     return Align(model, vocab_size, image_size, text_length, label_smoothing, negatives)
 
 
-def make(config: ConfigDict) -> Align:
+def make(config: Config) -> Align:
     """The task of a whole config."""
     given = {key: value for key, value in config.task.to_dict().items() if key != "name"}
-    sizes = {"image_size": config.data.crop, "text_length": config.data.text_length, "vocab_size": config.data.vocab.size}
+    sizes = {
+        "image_size": config.data.crop,
+        "text_length": config.data.text_length,
+        "vocab_size": config.data.vocab.size,
+    }
     return call(build, given, where="config.task", **sizes)
 
 
@@ -174,7 +179,7 @@ def tiny() -> Align:
     """The smallest model with every part in it, dropout and stochastic depth on, for the contract tests."""
     return build(
         # Maps of 4 x 4 at the end and groups of 4 rows: statistics over fewer values make gradients ill-conditioned.
-        image={"width": 0.25, "depth": 0.1, "bn_group_size": 4, "stochastic_depth": 0.2, "strides": (1, 2, 1, 2, 1, 1, 1)},
+        image={"width": 0.25, "depth": 0.1, "bn_group_size": 4, "strides": (1, 2, 1, 2, 1, 1, 1)},
         text={"size": "tiny", "layers": 1, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1},
         embedding=16, image_projection=True, image_size=32, text_length=8, vocab_size=64,
     )  # fmt: skip
