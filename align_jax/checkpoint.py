@@ -1,6 +1,5 @@
 """Checkpoints of a run: state, data position and resolved config, written in the background. Orbax only here."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +12,79 @@ from align_jax.types import AlignError
 
 
 class Checkpoints:
-    """<folder>/<step>/{state,config}. The data position is the step itself (design decision 6)."""
+    """<folder>/<step>/{state,config}. The data position is the step itself (design decision 6).
+
+    What a killed writer left unfinished is never read and never deleted: a reader leaves it alone (the writer may be
+    alive), the next writer moves it to <step>.unfinished.
+    """
 
     def __init__(self, folder: Path, *, every: int, keep: int = 2):
         if every < 1 or keep < 1:
             raise AlignError(f"checkpoint: expected every and keep of at least 1, found {every} and {keep}")
-        self._folder, self.every = folder.absolute(), every
-        set_aside_unfinished(folder)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._folder, self.every, self._keep = folder.absolute(), every, keep
+        self._manager: ocp.CheckpointManager | None = None
+        for path in self._unfinished():
+            logging.warning("checkpoint %s is unfinished and is ignored", path)
 
     def latest(self) -> int | None:
         """The last finished step, or None."""
-        return self._manager.latest_step()
+        return max((int(path.name) for path in self._folder.glob("*") if _is_finished(path)), default=None)
 
     def save(self, state: TrainState, config: dict[str, Any]) -> None:
         """Starts writing; returns once the arrays are copied off the devices."""
         step = int(state.step)
         if step != self.latest():
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), config=ocp.args.JsonSave(config)))  # fmt: skip
+            args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), config=ocp.args.JsonSave(config))
+            self._writer().save(step, args=args)
 
     def restore(self, like: TrainState) -> TrainState:
         """The last finished checkpoint, with the shapes, dtypes and shardings of `like`."""
-        step = self.latest()
+        path = self._folder / str(self.latest())
         args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, _tree(like))))
         try:
-            tree = self._manager.restore(step, args=args)["state"]
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                return TrainState(**reader.restore(path, args=args)["state"])
         except (ValueError, KeyError) as error:
-            raise AlignError(f"{self._folder}/{step} does not fit this config: {str(error).splitlines()[0]}") from error
-        return TrainState(**tree)
+            raise AlignError(f"{path} does not fit this config: {str(error).splitlines()[0]}") from error
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
 
-    def wait(self) -> None:
-        """Blocks until what was saved is on disk."""
-        self._manager.wait_until_finished()
+    def _writer(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            if jax.process_index() == 0:
+                for path in self._unfinished():
+                    path.rename(_free(path.with_name(path.name.split(".")[0] + ".unfinished")))
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True, enable_async_checkpointing=True)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        return self._manager
+
+    def _unfinished(self) -> list[Path]:
+        folders = sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
+        return [path for path in folders if ".unfinished" not in path.name and not _is_finished(path)]
+
+
+def _is_finished(path: Path) -> bool:
+    marks = (path / "_CHECKPOINT_METADATA", path / "state" / "_METADATA")
+    return path.name.isdigit() and all(mark.exists() for mark in marks)
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the first of path-1, path-2, .. that is not taken."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -60,14 +93,3 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def set_aside_unfinished(folder: Path) -> None:
-    """Ignores, with a warning, what a killed writer left: it is moved to <name>.unfinished, never deleted."""
-    for path in sorted(folder.glob("*")):
-        finished = (path / "_CHECKPOINT_METADATA").exists() and (path / "state" / "_METADATA").exists()
-        if path.is_dir() and path.suffix != ".unfinished" and not finished:
-            logging.warning("checkpoint %s is unfinished and is ignored", path)
-            aside = path.with_name(path.name.split(".")[0] + ".unfinished")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)

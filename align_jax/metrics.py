@@ -1,5 +1,8 @@
 """Where a run's numbers go: JSON lines, TensorBoard and the progress bar, behind one small interface.
 
+metrics.jsonl has rows {"step": s, name: value, ..}. Training and evaluation write rows of their own, and a resumed run
+repeats the steps after its checkpoint: a reader takes the last value of each name at each step.
+
 clu's own writers import TensorFlow; TensorBoard files are written by tensorboardX instead.
 """
 
@@ -11,53 +14,59 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from clu import parameter_overview
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from align_jax.types import Mean, Result
+from align_jax.types import Mean, Params, Result
+
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
 
 
 class Recorder:
-    """Takes device metrics one step late, so that reading them never waits for the step that is running."""
+    """Takes device metrics one step late, so that reading them never waits for the step that is running.
+
+    Speed is counted from the end of the first step on: compilation is no training time, nor is evaluation.
+    """
 
     def __init__(self, workdir: Path, *, start: int, steps: int, rows: int, every: int):
+        """`start`: finished steps; `rows`: of a global batch; `every`: steps between logged ones."""
         workdir.mkdir(parents=True, exist_ok=True)
         self._lines = (workdir / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._every, self._steps, self._rows = every, steps, rows
         self._pending: tuple[int, Mapping[str, Mean]] | None = None
-        self._since, self._since_step = time.perf_counter(), start
-        self._live = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=steps, initial=start, unit="step", disable=not self._live, dynamic_ncols=True, smoothing=0.05
-        )
+        self._since: tuple[float, int] | None = None  # time and step from which the speed is counted
+        self._bar = tqdm(total=steps, initial=start, bar_format=BAR, disable=None, dynamic_ncols=True)
 
     def step(self, step: int, metrics: Mapping[str, Mean]) -> None:
-        """Notes the metrics of finished step `step` (counted from 1) and writes those of the one before."""
+        """Notes the metrics of step `step` (counted from 1), just started, and writes those of the one before."""
         self._flush()
         self._pending = (step, metrics)
 
     def _flush(self) -> None:
         if self._pending is None:
             return
-        step, metrics = self._pending
-        self._pending = None
+        (step, metrics), self._pending = self._pending, None
         self._bar.update(step - self._bar.n)
-        if step % self._every and step != self._steps:
+        logged = step % self._every == 0 or step == self._steps
+        if not logged and self._since is not None:
             return
         values = {name: mean.compute() for name, mean in jax.device_get(dict(metrics)).items()}
-        now = time.perf_counter()
-        speed = self._rows * (step - self._since_step) / max(now - self._since, 1e-9)
-        left = (self._steps - step) * self._rows / max(speed, 1e-9)
-        self._since, self._since_step = now, step
-        self.write(step, values | {"pairs_per_second": speed})
-        if self._live:
-            self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:.0f} pairs/s")
-        else:
-            print(
-                f"step {step}/{self._steps}  loss {values['loss']:.4f}  {speed:.0f} pairs/s  {duration(left)} left",
-                file=sys.stderr,
-            )
+        since, self._since = self._since, (time.perf_counter(), step)
+        if logged:
+            self._log(step, values, since)
+
+    def _log(self, step: int, values: dict[str, float], since: tuple[float, int] | None) -> None:
+        text = f"loss {values['loss']:.4f}"
+        if since is not None:
+            speed = self._rows * (step - since[1]) / max(time.perf_counter() - since[0], 1e-9)
+            values |= {"pairs_per_second": speed}
+            text += f", {speed:.0f} pairs/s, {duration((self._steps - step) * self._rows / speed)} left"
+        self.write(step, values)
+        self._bar.set_postfix_str(text)
+        if self._bar.disable:
+            print(f"step {step}/{self._steps}, {text}", file=sys.stderr)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and the same scalars for TensorBoard."""
@@ -68,9 +77,10 @@ class Recorder:
     def results(self, step: int, results: list[Result]) -> None:
         """An evaluation's numbers; the time it took is not training time."""
         self._flush()
-        self.write(step, {f"eval/{result.name}": result.value for result in results})
-        self.message(table(results))
-        self._since, self._since_step = time.perf_counter(), step
+        if results:
+            self.write(step, {f"eval/{result.name}": result.value for result in results})
+            self.message(table(results))
+        self._since = (time.perf_counter(), step)
 
     def message(self, text: str) -> None:
         """A line or a table on screen, above the bar."""
@@ -98,6 +108,11 @@ def table(results: list[Result]) -> str:
     rows = [("", "value", "n", "protocol")] + [(r.name, f"{r.value:.4g}", str(r.n), r.protocol) for r in results]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows)
+
+
+def write_parameters(path: Path, params: Params) -> None:
+    """A table of all parameters: path, shape, dtype, size."""
+    path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
 
 
 def write_json(path: Path, value: Any) -> None:

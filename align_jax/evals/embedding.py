@@ -1,27 +1,30 @@
 """Embeds whole sources with a task's functions: in batches over the mesh, the last one padded, results on the host."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
+from tqdm import tqdm
 
 from align_jax import sharding
 from align_jax.data.pairs import Pairs
 from align_jax.data.source import BadExample, Source
-from align_jax.types import Batch, ModelState, Params
+from align_jax.types import AlignError, Batch, ModelState, Params
 
 Function = Callable[[Params, ModelState, Batch], jax.Array]
+NAMED = 3  # unreadable images that a protocol names
+SLOW = 5  # seconds after which a bar appears
 
 
 class Embedder:
-    """Compiles each function once, for batches of `batch_size` rows."""
+    """Compiles each function for batches of `batch_size` rows, and for the next power of two where there are fewer."""
 
     def __init__(self, functions: dict[str, Function], pairs: Pairs, *, mesh: jax.sharding.Mesh, batch_size: int):
         self.pairs = pairs
-        self._mesh = mesh
-        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._mesh, self._batch_size = mesh, batch_size
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
         self._functions = {name: jax.jit(function, out_shardings=everywhere) for name, function in functions.items()}
 
@@ -47,20 +50,46 @@ class Embedder:
 
     def texts(self, params: Params, model_state: ModelState, texts: Sequence[str]) -> np.ndarray:
         """Unit rows [n, D]."""
-        batches = (self.pairs.texts([texts[i] for i in part]) for part in self._parts(len(texts)))
+        batches = (self.pairs.texts(texts[part.start : part.stop]) for part in self._parts(len(texts)))
         return self._run("embed_texts", params, model_state, batches, len(texts))
 
-    def _parts(self, count: int) -> Iterator[list[int]]:
-        """Indices in full batches; the last one is filled with repetitions of the last index."""
-        for start in range(0, count, self._batch_size):
-            yield [min(start + row, count - 1) for row in range(self._batch_size)]
+    def _parts(self, count: int) -> Iterator[range]:
+        return (range(start, min(start + self._batch_size, count)) for start in range(0, count, self._batch_size))
 
     def _run(
-        self, name: str, params: Params, model_state: ModelState, batches: Iterator[dict[str, np.ndarray]], count: int
+        self, name: str, params: Params, model_state: ModelState, batches: Iterable[dict[str, np.ndarray]], count: int
     ) -> np.ndarray:
-        own = sharding.local_rows(self._mesh, self._batch_size)
+        if not count:
+            raise AlignError(f"{name}: expected at least one input, found none")
+        rows = min(self._batch_size, 1 << (count - 1).bit_length())
+        rows = -(-rows // self._mesh.size) * self._mesh.size
+        own = sharding.local_rows(self._mesh, rows)
         parts = []
-        for batch in batches:
-            local = {key: rows[own.start : own.stop] for key, rows in batch.items()}
-            parts.append(self._functions[name](params, model_state, sharding.place(self._mesh, local)))
-        return np.concatenate([np.asarray(part) for part in parts])[:count]
+        total = -(-count // self._batch_size)
+        for batch in tqdm(batches, name, total, unit="batch", delay=SLOW, leave=False, disable=None):
+            local = {key: _padded(values, rows)[own.start : own.stop] for key, values in batch.items()}
+            found = self._functions[name](params, model_state, sharding.place(self._mesh, local))
+            parts.append(found[: len(next(iter(batch.values())))])
+        return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    """`rows` rows: the last one repeated."""
+    return np.pad(values, [(0, rows - len(values))] + [(0, 0)] * (values.ndim - 1), mode="edge")
+
+
+def protocol_of(options: Mapping[str, Any]) -> str:
+    """A source as a protocol names it: 'emoji(split=held_out)'."""
+    given = ", ".join(f"{key}={value}" for key, value in options.items() if key != "name")
+    return f"{options['name']}({given})"
+
+
+def left_out(source: Source, bad: Mapping[int, str]) -> str:
+    """What a protocol says of unreadable images; the log names each. AlignError where no image can be read."""
+    for index, reason in sorted(bad.items()):
+        logging.warning("evaluation: %s of record %s", reason, source[index].id)
+    if len(bad) == len(source):
+        raise AlignError(f"evaluation: expected images, found none of {len(source)} readable ({min(bad.values())})")
+    named = [f"{source[index].id} ({bad[index]})" for index in sorted(bad)[:NAMED]]
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return f", {len(bad)} images left out: {', '.join(named)}{more}" if bad else ""

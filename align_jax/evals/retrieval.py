@@ -9,16 +9,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from align_jax.data import source as sources
-from align_jax.evals.embedding import Embedder
-from align_jax.types import ModelState, Params, Result
+from align_jax.evals.embedding import Embedder, left_out, protocol_of
+from align_jax.types import AlignError, ModelState, Params, Result
 
 BLOCK = 1024  # queries whose scores stand in memory at a time
 
 
 def ranks(queries: np.ndarray, candidates: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Ranks int [Q], 0 the best, of each query's best positive among candidates.
+    """Ranks int [Q], 0 the best, of each query's best positive: how many others score at least as high.
 
-    queries [Q, D], candidates [M, D] unit vectors; positive bool [Q, M] given by blocks through indexing.
+    queries [Q, D], candidates [M, D] unit rows; positive bool [Q, M], at least one in each row.
     """
     found = []
     for start in range(0, len(queries), BLOCK):
@@ -37,32 +37,40 @@ class Retrieval:
     def __init__(self, embedder: Embedder, *, name: str, source: dict, at: tuple[int, ...] = (1, 5, 10)):
         """`source`: as `config.data.source`; `at`: the K of recall@K."""
         self._embedder, self._name, self._at = embedder, name, tuple(at)
-        self._source = sources.make(**source)
-        records = [self._source[i] for i in range(len(self._source))]
-        self._groups = [record.group for record in records]
+        self._source, self._protocol = sources.make(**source), protocol_of(source)
+        groups: list[str] = []
         texts: dict[str, set[str]] = {}
-        for record in records:
-            for text in record.texts:
+        for index in range(len(self._source)):
+            record = self._source[index]
+            groups.append(record.group)
+            for text in filter(str.strip, record.texts):
                 texts.setdefault(text, set()).add(record.group)
+        if not texts or any(k < 1 for k in self._at):
+            raise AlignError(f"evals.{name}: expected texts in the source and `at` above 0, found {len(texts)}, {at}")
         self._texts = list(texts)
-        number = {group: i for i, group in enumerate(dict.fromkeys(self._groups))}
-        image_of = np.array([number[group] for group in self._groups])
+        number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
         group_has_text = np.zeros((len(number), len(texts)), bool)
-        for column, groups in enumerate(texts.values()):
-            group_has_text[[number[group] for group in groups], column] = True
-        self._positive = group_has_text[image_of]  # [images, texts]
+        for column, having in enumerate(texts.values()):
+            group_has_text[[number[group] for group in having], column] = True
+        self._groups = np.array([number[group] for group in groups])
+        self._positive = group_has_text[self._groups]  # [images, texts]
 
     def run(self, params: Params, model_state: ModelState) -> Iterator[Result]:
         """R@K both ways."""
         images, bad = self._embedder.images(params, model_state, self._source)
         texts = self._embedder.texts(params, model_state, self._texts)
-        read = np.array([i for i in range(len(images)) if i not in bad])
-        images, positive = images[read], self._positive[read]
-        size = f"{len(images)} images of {len(set(self._groups))} groups x {len(texts)} texts"
-        asked = positive.any(axis=0)  # a text whose images are all unreadable has no right answer
-        forth = ranks(images, texts, positive)
-        back = ranks(texts[asked], images, positive.T[asked])
-        for way, rank in (("image_to_text", forth), ("text_to_image", back)):
+        # Asked are images with a text and texts with a readable image: the others have no right answer.
+        read = np.array([i not in bad for i in range(len(images))])
+        images, positive, groups = images[read], self._positive[read], self._groups[read]
+        forth, back = positive.any(axis=1), positive.any(axis=0)
+        protocol = (
+            f"{self._protocol}: {len(images)} images of {len(np.unique(groups))} groups x {len(texts)} texts, "
+            f"hit = same group, central crop, ties pessimistic{left_out(self._source, bad)}"
+        )
+        found = {
+            "image_to_text": ranks(images[forth], texts, positive[forth]),
+            "text_to_image": ranks(texts[back], images, positive.T[back]),
+        }
+        for way, rank in found.items():
             for k in self._at:
-                protocol = f"{size}, hit = same group, central crop, ties pessimistic"
                 yield Result(f"{self._name}/{way}/R@{k}", float((rank < k).mean()), len(rank), protocol)

@@ -1,12 +1,11 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image (facts: ALIGN section 7)."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
 from align_jax.data import source as sources
-from align_jax.evals.embedding import Embedder
+from align_jax.evals.embedding import Embedder, left_out, protocol_of
 from align_jax.types import AlignError, ModelState, Params, Result
 
 
@@ -20,11 +19,15 @@ class ZeroShot:
     ):
         """`templates` hold '{}' for the class; `classes` replace the names that the source has, in its order."""
         self._embedder, self._name, self._templates = embedder, name, tuple(templates)
-        self._source = sources.make(**source)
+        self._source, self._protocol = sources.make(**source), protocol_of(source)
         self._labels = np.array([self._source[i].label for i in range(len(self._source))])
         self._classes = tuple(classes) or self._source.classes
-        if not self._classes or (self._labels < 0).any():
+        if not self._classes or self._labels.min() < 0:
             raise AlignError(f"evals.{name}: expected a source with classes and a label for each record")
+        if len(self._classes) != len(self._source.classes):
+            raise AlignError(
+                f"evals.{name}.classes: expected a name for each of {self._source.classes}, found {self._classes}"
+            )
         if not self._templates or any("{}" not in template for template in self._templates):
             raise AlignError(
                 f"evals.{name}.templates: expected texts with {{}} in place of the class, found {templates}"
@@ -37,16 +40,21 @@ class ZeroShot:
         read = [i for i in range(len(images)) if i not in bad]
         labels = self._labels[read]
         right = (images[read] @ weights.T).argmax(axis=1) == labels
-        protocol = f"{len(self._classes)} classes, {len(self._templates)} templates, mean then normalise, central crop"
+        skipped = left_out(self._source, bad)
+        protocol = (
+            f"{self._protocol}: {len(self._classes)} classes, prompts {list(self._templates)}, mean then normalise, "
+            f"central crop{skipped}"
+        )
         yield Result(f"{self._name}/top1", float(right.mean()), len(labels), protocol)
-        majority = Counter(labels.tolist()).most_common(1)[0][1] / len(labels)
-        yield Result(f"{self._name}/majority_class", majority, len(labels), "share of the most frequent class")
+        majority = float(np.bincount(labels).max() / len(labels))
+        blind = f"{self._protocol}: share of the most frequent class{skipped}"
+        yield Result(f"{self._name}/majority_class", majority, len(labels), blind)
 
 
 def class_weights(
     embedder: Embedder, params: Params, model_state: ModelState, classes: tuple[str, ...], templates: tuple[str, ...]
 ) -> np.ndarray:
     """Unit rows [C, D]: per class the normalised mean over its templates."""
-    prompts = [template.format(name) for name in classes for template in templates]
+    prompts = [template.replace("{}", name) for name in classes for template in templates]
     rows = embedder.texts(params, model_state, prompts).reshape(len(classes), len(templates), -1).mean(axis=1)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -13,13 +13,13 @@ from align_jax.models.randomness import fold
 class DualEncoder(nn.Module):
     """An image tower, a text tower, and linear projections to `embedding` dimensions.
 
-    Parameters: `image_tower`, `text_tower`, `text_projection`, `image_projection_layer` with `image_projection`, and the scalar
-    `log_temperature`. The logarithm keeps the temperature positive whatever the optimizer does (design decision 11);
-    `temperature` is what divides the cosines.
+    Parameters: `image_tower`, `text_tower`, `text_projection`, with `image_projection` an `image_projection_layer`, and
+    the scalar `log_temperature`, whose exponential divides the cosines: the temperature stays positive whatever the
+    optimizer does (design decision 11).
     """
 
     image_tower: nn.Module  # (images [B, H, W, 3], *, train, keys) -> features [B, C]
-    text_tower: nn.Module  # (ids [B, L], mask [B, L], *, keys) -> hidden [B, L, width]; row 0 is [CLS]
+    text_tower: nn.Module  # (ids [B, L], mask [B, L], *, keys) -> hidden [B, L, width]; piece 0 is [CLS]
     embedding: int  # D; without image_projection the C of the image tower
     image_projection: bool = False  # the extra linear layer of ALIGN's ablations (section 6.1)
     temperature_init: float = 1.0
