@@ -47,10 +47,17 @@ def call(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str, **gi
 
 
 def check(config: Config) -> None:
-    """Refuses sections that nothing reads and numbers that cannot be."""
-    for key in config:
+    """Refuses sections that nothing reads, missing ones, and numbers that cannot be."""
+    try:
+        keys = list(config)
+    except OSError as error:  # ml_collections tells of a config file that is not there when it is first used
+        raise AlignError(f"--config: {str(error).splitlines()[-1].strip()}") from error
+    for key in keys:
         if key not in SECTIONS:
             raise AlignError(f"config: unknown key {key!r}; {nearest(key, list(SECTIONS))}")
+    for key in SECTIONS:
+        if key not in config:
+            raise AlignError(f"config: missing key {key!r}; set it in the config")
     for key in ("steps", "batch_size", "log_every"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise AlignError(f"config.{key}: expected a whole number of at least 1, found {config[key]!r}")

@@ -3,9 +3,13 @@
 python -m align_jax.embed --model=runs/demo --manifest=pairs.jsonl --images=photos --out=embeddings
 """
 
+import dataclasses
 import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,74 +18,113 @@ from tqdm import tqdm
 
 from align_jax.cli import main_of
 from align_jax.data import source as sources
-from align_jax.data.source import Source
+from align_jax.data.source import Record, Source
 from align_jax.model import Model, load
 from align_jax.types import AlignError
 
-PIECE = 4096  # records whose embeddings are written at once; what a kill can cost
-
-MODEL = flags.DEFINE_string("model", None, "a work directory or an export")
-MANIFEST = flags.DEFINE_string("manifest", None, "a .jsonl or .csv file of pairs; see align_jax/data/manifest.py")
-IMAGES = flags.DEFINE_string("images", None, "folder of the manifest's images; by default its own")
-OUT = flags.DEFINE_string("out", None, "folder to write: images.npy, texts.npy, images.parquet, texts.parquet")
+PIECE = 4096  # records that are read, embedded and written at once; what a kill can cost
+IMAGES = pa.schema([("id", pa.string()), ("group", pa.string()), ("label", pa.int32()), ("skipped", pa.string())])
+TEXTS = pa.schema([("id", pa.string()), ("text", pa.string())])
 
 
 def embed_source(model: Model, source: Source, out: Path) -> None:
-    """Writes images.npy, texts.npy (f32 [n, D], unit rows) and a parquet of ids and texts beside each.
+    """Writes images.npy, texts.npy (f32 [n, D], unit rows) and a parquet beside each, row by row the same.
 
-    images.parquet has a row per image: id, group, label, skipped (the reason where the picture could not be read; its
-    embedding is zero). texts.parquet has a row per text: id of its image, text. Finished pieces are kept and not
-    computed again.
+    images.parquet has a row per record: id, group, label, skipped (why the picture could not be read, or ""; its
+    embedding is zero). texts.parquet has a row per text: id of its image, text; empty texts are left out.
+
+    Each record is read once, a piece at a time. A piece has the same four files; finished ones are kept, and used by
+    the next run with the same weights and number of records.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    pieces = out / "pieces"
-    pieces.mkdir(exist_ok=True)
-    starts = range(0, len(source), PIECE)
+    pieces = out / f"pieces-{_checksum(model):08x}-{len(source)}"
+    pieces.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(source), unit="image", desc=f"embedding into {out}", disable=None) as bar:
-        for start in starts:
-            records = [source[i] for i in range(start, min(start + PIECE, len(source)))]
-            if not (pieces / f"{start}.npz").exists():
-                _embed_piece(model, records, pieces / f"{start}.npz")
-            bar.update(len(records))
-    parts = [np.load(pieces / f"{start}.npz") for start in starts]
+        for start in range(0, len(source), PIECE):
+            rows = range(start, min(start + PIECE, len(source)))
+            if not (pieces / f"{start}").exists():
+                partial = pieces / f"{start}.partial"
+                _embed_piece(model, _Reader(source, rows), partial)
+                partial.rename(pieces / f"{start}")
+            bar.update(len(rows))
+    folders = [pieces / f"{start}" for start in range(0, len(source), PIECE)]
     for name in ("images", "texts"):
-        np.save(out / f"{name}.npy", np.concatenate([part[name] for part in parts]))
-    skipped = np.concatenate([part["skipped"] for part in parts]).tolist()
-    records = [source[i] for i in range(len(source))]
-    columns = {
-        "id": [r.id for r in records], "group": [r.group for r in records],
-        "label": [r.label for r in records], "skipped": skipped,
-    }  # fmt: skip
-    pq.write_table(pa.table(columns), out / "images.parquet")
-    pairs = [(r.id, text) for r in records for text in r.texts if text.strip()]
-    pq.write_table(pa.table({"id": [i for i, _ in pairs], "text": [t for _, t in pairs]}), out / "texts.parquet")
+        _join(folders, out, name)
     shutil.rmtree(pieces)
 
 
-def _embed_piece(model: Model, records: list[sources.Record], path: Path) -> None:
-    images, bad = model.embedder.images(model.params, model.model_state, [record.image for record in records])
-    texts = [text for record in records for text in record.texts if text.strip()]
-    unique = list(dict.fromkeys(texts))
-    rows = (
-        model.embedder.texts(model.params, model.model_state, unique)
-        if unique
-        else np.zeros((0, images.shape[1]), np.float32)
-    )
-    number = {text: i for i, text in enumerate(unique)}
-    skipped = np.array([bad.get(i, "") for i in range(len(records))])
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, images=images, texts=rows[[number[text] for text in texts]], skipped=skipped)
-    partial.replace(path)
+class _Reader:
+    """The images of some records; `records` keeps the rest of those that were read."""
+
+    def __init__(self, source: Source, rows: range):
+        self.records: dict[int, Record] = {}
+        self._source, self._rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        record = self._source[self._rows[index]]
+        self.records[index] = dataclasses.replace(record, image=b"")
+        return record.image
+
+
+def _embed_piece(model: Model, reader: _Reader, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    with jax.set_mesh(model.mesh):
+        images, bad = model.embedder.images(model.params, model.model_state, reader)
+        records = [reader.records[i] for i in range(len(reader))]
+        pairs = [(record.id, text) for record in records for text in record.texts if text.strip()]
+        unique = {text: row for row, text in enumerate(dict.fromkeys(text for _, text in pairs))}
+        texts = np.zeros((0, images.shape[1]), images.dtype)
+        if unique:
+            texts = model.embedder.texts(model.params, model.model_state, list(unique))
+    np.save(folder / "images.npy", images)
+    np.save(folder / "texts.npy", texts[[unique[text] for _, text in pairs]])
+    rows = [
+        {"id": record.id, "group": record.group, "label": record.label, "skipped": bad.get(i, "")}
+        for i, record in enumerate(records)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, IMAGES), folder / "images.parquet")
+    pq.write_table(pa.Table.from_pylist([{"id": i, "text": t} for i, t in pairs], TEXTS), folder / "texts.parquet")
+
+
+def _join(folders: list[Path], out: Path, name: str) -> None:
+    """One piece in memory at a time; each file appears whole."""
+    parts = [np.load(folder / f"{name}.npy", mmap_mode="r") for folder in folders]
+    shape = (sum(map(len, parts)), parts[0].shape[1])
+    partial = out / f"{name}.partial"
+    with partial.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            part.tofile(file)
+    partial.replace(out / f"{name}.npy")
+    with pq.ParquetWriter(partial, IMAGES if name == "images" else TEXTS) as writer:
+        for folder in folders:
+            writer.write_table(pq.read_table(folder / f"{name}.parquet"))
+    partial.replace(out / f"{name}.parquet")
+
+
+def _checksum(model: Model) -> int:
+    """Names the weights, so that pieces of another model are never joined with this one's."""
+    total = 0
+    for leaf in jax.tree.leaves((model.params, model.model_state)):
+        total = zlib.crc32(np.asarray(leaf).tobytes(), total)
+    return total
 
 
 def main(_: list[str]) -> None:
     """Checks the flags."""
-    if MANIFEST.value is None:
-        raise AlignError("expected --manifest=pairs.jsonl, found none")
-    source = sources.make(name="manifest", path=MANIFEST.value, images=IMAGES.value)
-    embed_source(load(MODEL.value), source, Path(OUT.value))
+    values = flags.FLAGS
+    source = sources.make(name="manifest", path=values.manifest, images=values.images)
+    if not len(source):
+        raise AlignError(f"--manifest: expected at least one record, found none in {values.manifest}")
+    embed_source(load(values.model), source, Path(values.out))
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["model", "out"])
+    flags.DEFINE_string("model", None, "a work directory or an export", required=True)
+    flags.DEFINE_string("manifest", None, "a .jsonl or .csv file of pairs: align_jax/data/manifest.py", required=True)
+    flags.DEFINE_string("images", None, "folder of the manifest's images; by default its own")
+    flags.DEFINE_string("out", None, "folder for images.npy, texts.npy and a parquet beside each", required=True)
     main_of(main)

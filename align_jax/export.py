@@ -1,37 +1,55 @@
-"""What others load: weights, vocabulary, preprocessing, and the embeddings of a source."""
+"""What others load: weights, vocabulary, preprocessing, and the embeddings of a source.
 
-import json
+python -m align_jax.export --workdir=runs/demo
+"""
+
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
+from absl import flags
 from safetensors.numpy import save_file
 
-from align_jax import config as configs
 from align_jax import paths
+from align_jax.cli import main_of
+from align_jax.data import source as sources
 from align_jax.data.source import Source
 from align_jax.embed import embed_source
-from align_jax.model import Model
+from align_jax.metrics import write_json
+from align_jax.model import Model, parts_of
 from align_jax.run import Run
 from align_jax.state import TrainState
 
 
 def export(parts: Run, state: TrainState, source: Source) -> Path:
-    """Writes <workdir>/export: model.safetensors, config.json, vocab.txt, preprocessing.json, embeddings/ of `source`."""
+    """Writes <workdir>/export: model.safetensors, config.json, vocab.txt, preprocessing.json and embeddings."""
     folder = parts.workdir / "export"
     folder.mkdir(parents=True, exist_ok=True)
     params = parts.optimizer.averaged(state.params, state.opt_state)
-    tree = {"params": params, "model_state": state.model_state}
-    save_file(
-        {path: np.asarray(jax.device_get(x)) for path, x in paths.flatten(tree).items()}, folder / "model.safetensors"
-    )
-    configs.save(parts.config, folder / "config.json")
-    shutil.copyfile(parts.workdir / "vocab.txt", folder / "vocab.txt")
+    tree = paths.flatten({"params": params, "model_state": state.model_state})
+    partial = folder / "model.partial"
+    save_file({path: np.asarray(leaf) for path, leaf in tree.items()}, partial)
+    partial.replace(folder / "model.safetensors")
+    for name in ("config.json", "vocab.txt"):
+        shutil.copyfile(parts.workdir / name, folder / name)
     preprocessing = {
         "resize": parts.pairs.resize, "crop": parts.pairs.crop, "resample": "bilinear", "keep_aspect": False,
         "scale": 1 / 127.5, "offset": -1.0, "text_length": parts.pairs.text_length,
     }  # fmt: skip
-    (folder / "preprocessing.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
+    write_json(folder / "preprocessing.json", preprocessing)
     embed_source(Model(parts, params, state.model_state), source, folder / "embeddings")
     return folder
+
+
+def main(_: list[str]) -> None:
+    """Exports the last checkpoint of a run, with the embeddings of its training source."""
+    parts = parts_of(Path(flags.FLAGS.workdir))
+    source = sources.make(**parts.config.data.source)
+    with jax.set_mesh(parts.mesh):
+        print(export(parts, parts.restored(), source))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    main_of(main)

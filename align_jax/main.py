@@ -18,7 +18,7 @@ from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.export import export
-from align_jax.metrics import Recorder
+from align_jax.metrics import Recorder, write_parameters
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results")
@@ -48,6 +48,7 @@ def _run(config: Config, workdir: Path) -> None:
         state = checkpoints.restore(state) if checkpoints.latest() is not None else initial(state)
         print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
               f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
+        write_parameters(workdir / "parameters.txt", state.params)
         recorder = Recorder(
             workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every
         )

@@ -41,10 +41,11 @@ class Recorder:
 
     def step(self, step: int, metrics: Mapping[str, Mean]) -> None:
         """Notes the metrics of step `step` (counted from 1), just started, and writes those of the one before."""
-        self._flush()
+        self.flush()
         self._pending = (step, metrics)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Waits for the last noted step and writes it: called before what is no training time."""
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
@@ -54,14 +55,12 @@ class Recorder:
             return
         values = {name: mean.compute() for name, mean in jax.device_get(dict(metrics)).items()}
         since, self._since = self._since, (time.perf_counter(), step)
-        if logged:
-            self._log(step, values, since)
-
-    def _log(self, step: int, values: dict[str, float], since: tuple[float, int] | None) -> None:
+        if not logged:
+            return
         text = f"loss {values['loss']:.4f}"
         if since is not None:
-            speed = self._rows * (step - since[1]) / max(time.perf_counter() - since[0], 1e-9)
-            values |= {"pairs_per_second": speed}
+            speed = self._rows * (step - since[1]) / max(self._since[0] - since[0], 1e-9)
+            values["pairs_per_second"] = speed
             text += f", {speed:.0f} pairs/s, {duration((self._steps - step) * self._rows / speed)} left"
         self.write(step, values)
         self._bar.set_postfix_str(text)
@@ -75,8 +74,7 @@ class Recorder:
             self._board.add_scalar(name.replace("@", "_at_"), value, step)
 
     def results(self, step: int, results: list[Result]) -> None:
-        """An evaluation's numbers; the time it took is not training time."""
-        self._flush()
+        """An evaluation's numbers, in a row of their own and as a table; the time it took is not training time."""
         if results:
             self.write(step, {f"eval/{result.name}": result.value for result in results})
             self.message(table(results))
@@ -91,7 +89,7 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         """Writes what is pending."""
-        self._flush()
+        self.flush()
         self._bar.close()
         self._board.close()
         self._lines.close()

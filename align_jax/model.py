@@ -26,7 +26,7 @@ class Model:
         self.params, self.model_state = jax.device_put((params, model_state), where)
 
     def embed_images(self, images: Sequence[str | Path | Image.Image | np.ndarray | bytes]) -> np.ndarray:
-        """Unit rows f32 [n, D] of files, pictures, encoded bytes or uint8 [H, W, 3] arrays. BadExample if unreadable."""
+        """Unit rows f32 [n, D] of files, pictures, encoded bytes, uint8 [H, W, 3] arrays. BadExample if unreadable."""
         items = [str(image) if isinstance(image, Path) else image for image in images]
         with jax.set_mesh(self.mesh):
             rows, bad = self.embedder.images(self.params, self.model_state, items)
@@ -44,19 +44,24 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """The model of a work directory (its last checkpoint) or of an export, on all devices of this machine."""
+    """The model of a work directory (its last checkpoint) or of an export."""
     folder = Path(path)
     weights = folder / "model.safetensors"
     if not (folder / "checkpoints").is_dir() and not weights.is_file():
         raise AlignError(
             f"expected a work directory with checkpoints/ or an export with model.safetensors, found neither in {path}"
         )
-    config = configs.load(folder / "config.json")
-    config.mesh = ConfigDict()  # that of the training machine need not fit this one
-    parts = runs.prepare(config, folder, None)
+    parts = parts_of(folder)
     if weights.is_file():
         tree: dict[str, Any] = paths.unflatten(load_file(weights))
         return Model(parts, tree["params"], tree.get("model_state", {}))
     with jax.set_mesh(parts.mesh):
         state = parts.restored()
     return Model(parts, parts.optimizer.averaged(state.params, state.opt_state), state.model_state)
+
+
+def parts_of(folder: Path) -> runs.Run:
+    """The parts of a run or of an export, on all devices of this machine, whatever mesh it was trained on."""
+    config = configs.load(folder / "config.json")
+    config.mesh = ConfigDict()
+    return runs.prepare(config, folder, None)

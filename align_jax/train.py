@@ -40,6 +40,7 @@ def train(
         # The order matters: evaluate and save what stands, and only then draw the next batch, so that a run that
         # dies anywhere resumes at the batch that it had not yet finished.
         if step > start and evaluate_every and step % evaluate_every == 0:
+            recorder.flush()
             recorder.results(step, evaluate(state))
         if step > start and step % checkpoints.every == 0:
             checkpoints.save(state, dict(config))
@@ -47,6 +48,7 @@ def train(
         with jax.transfer_guard("disallow"):  # an implicit transfer here would cost every step
             state, metrics = train_step(state, batch)
         recorder.step(step + 1, metrics)  # writes the metrics of the step before; this one is still running
+    recorder.flush()
     checkpoints.save(state, dict(config))
     checkpoints.wait()
     return state

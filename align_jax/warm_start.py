@@ -1,6 +1,7 @@
 """`config.init`: parameters of other runs as a starting point, path by path, with a strict report."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,16 @@ def make(entries: Sequence[Mapping[str, Any]]) -> Callable[[TrainState], TrainSt
                 name: _replaced(tree, other.model_state.get(name, {}), entry, optional=True)
                 for name, tree in model_state.items()
             }
-        return _with(state, params, model_state)
+        return dataclasses.replace(state, params=params, model_state=model_state)
 
     return apply
-
-
-def _with(state: TrainState, params: Any, model_state: Any) -> TrainState:
-    import dataclasses
-
-    return dataclasses.replace(state, params=params, model_state=model_state)
 
 
 def _replaced(tree: Any, other: Any, entry: Mapping[str, Any], *, optional: bool = False) -> Any:
     flat, source = paths.flatten(tree), paths.flatten(other)
     for start, goal in entry["paths"].items():
-        wanted = {path for path in flat if not goal or paths.matches(path, (goal,))}
-        given = {goal + path[len(start) :]: path for path in source if not start or paths.matches(path, (start,))}
+        wanted = set(_below(goal, flat).values())
+        given = {f"{goal}/{rest}".strip("/"): path for rest, path in _below(start, source).items()}
         where = f"config.init: {entry['checkpoint']} {start or 'all'!r} -> {goal or 'all'!r}"
         if not wanted and not given and optional:
             continue
@@ -67,3 +62,10 @@ def _replaced(tree: Any, other: Any, entry: Mapping[str, Any], *, optional: bool
             flat[path] = jax.device_put(new.astype(old.dtype), old.sharding)
         logging.info("%s: %d arrays", where, len(given))
     return paths.unflatten(flat)
+
+
+def _below(folder: str, known: Iterable[str]) -> dict[str, str]:
+    """{what follows `folder`: path} of the paths that are `folder` or stand below it; "" is above all."""
+    return {
+        path[len(folder) :].strip("/"): path for path in known if f"{path}/".startswith(f"{folder}/" if folder else "")
+    }

@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
 import pytest
+import shapes_run
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -20,3 +21,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 def eight_devices():
     """A missing device fails the suite; nothing is skipped."""
     assert len(jax.devices()) == 8, f"the tests need 8 CPU devices, found {jax.devices()}"
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The work directory of a run of the main program that nothing interrupted; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    shapes_run.finish("align_jax.main", f"--config={shapes_run.write_config(folder)}", f"--workdir={folder / 'run'}")
+    return folder / "run"

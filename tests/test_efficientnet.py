@@ -46,8 +46,10 @@ def randomise(model: torch.nn.Module) -> None:
             if layer.bias is not None:
                 uniform(layer.bias, -1, 1)
         if isinstance(layer, torch.nn.BatchNorm2d):
-            uniform(layer.weight, 0.5, 1.5), uniform(layer.bias, -0.5, 0.5)
-            uniform(layer.running_mean, -0.5, 0.5), uniform(layer.running_var, 0.5, 2)
+            uniform(layer.weight, 0.5, 1.5)
+            uniform(layer.bias, -0.5, 0.5)
+            uniform(layer.running_mean, -0.5, 0.5)
+            uniform(layer.running_var, 0.5, 2)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,7 @@ def test_outputs_and_gradients_equal_hugging_face(peer, size, train, dtype, tole
     leaf = torch.tensor(pixels).permute(0, 3, 1, 2).requires_grad_()
     expected = twin(leaf).pooler_output
     expected.sin().sum().backward()
+    assert leaf.grad is not None
     gradients = numpy_state(peer) | {name: value.grad.numpy() for name, value in twin.named_parameters()}
     with jax.enable_x64(dtype == "float64"):
         expected_gradients, _ = from_torch_state(gradients, module)

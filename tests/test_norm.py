@@ -1,5 +1,7 @@
 """BatchNorm over groups of rows, against numpy and on eight devices."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,8 @@ VARIABLES = {
 }
 
 
-def train(norm: BatchNorm, variables, x):
+def train(norm: BatchNorm, variables, x) -> tuple[Any, Any]:
+    """(normalised x, new running statistics)."""
     y, state = norm.apply(variables, x, train=True, mutable="batch_stats")
     return y, state["batch_stats"]
 
@@ -34,14 +37,14 @@ def test_equals_numpy(size):
 
 
 def test_inference_uses_running_statistics_for_any_number_of_rows():
-    y = BatchNorm(4).apply(VARIABLES, X[:3], train=False)
+    y: Any = BatchNorm(4).apply(VARIABLES, X[:3], train=False)
     expected = (X[:3] - 0.3) / np.sqrt(2.001) * VARIABLES["params"]["scale"] + VARIABLES["params"]["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_statistics_stay_unless_asked_for():
     BatchNorm(4).apply(VARIABLES, X, train=True)  # not mutable: nothing to store, no error
-    stats = BatchNorm(4).init(jax.random.key(0), X, train=True)["batch_stats"]
+    stats: Any = BatchNorm(4).init(jax.random.key(0), X, train=True)["batch_stats"]
     assert not stats["mean"].any() and (stats["var"] == 1).all()
 
 

@@ -2,33 +2,40 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from align_jax.data.source import BadExample
+
+# Pillow warns of odd metadata and of huge pictures; only the error beyond both says that a picture is no use. Once for
+# the process: `warnings.catch_warnings` is not safe among the threads that read.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(image: Image.Image | np.ndarray | bytes | str) -> Image.Image:
     """An RGB picture, transparency laid on white; BadExample where it cannot be read."""
-    if isinstance(image, np.ndarray):
-        return Image.fromarray(image)
     try:
-        # Pillow warns of odd metadata and of huge pictures; only the error beyond both says that a picture is no use.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) if not isinstance(
-                image, Image.Image
-            ) else image  # fmt: skip
-            picture.load()
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                layer = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            return picture.convert("RGB")
+        picture = _opened(image)
+        picture.load()
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            layer = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        return picture.convert("RGB")
     except FileNotFoundError as error:
         raise BadExample("image file missing") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
         raise BadExample("image unreadable") from error
+
+
+def _opened(image: Image.Image | np.ndarray | bytes | str) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
+    # Read at once: of a truncated file, Pillow would leave the handle open.
+    return Image.open(io.BytesIO(image if isinstance(image, bytes) else Path(image).read_bytes()))
 
 
 def crop(picture: Image.Image, *, resize: int, size: int, rng: np.random.Generator | None, flip: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from align_jax.data.source import Record
 from align_jax.types import AlignError
@@ -25,7 +26,10 @@ class Manifest:
             raise AlignError(f"data.source.images: expected a folder, found no {self._folder}")
         if file.suffix not in (".jsonl", ".csv"):
             raise AlignError(f"data.source.path: expected a .jsonl or .csv file, found {path}")
-        rows = list(_jsonl(file) if file.suffix == ".jsonl" else _csv(file))
+        try:
+            rows = list(_jsonl(file) if file.suffix == ".jsonl" else _csv(file))
+        except UnicodeDecodeError as error:
+            raise AlignError(f"{file}: expected UTF-8, found byte {error.object[error.start]:#x}") from error
         labels = [str(row["label"]) for row in rows if "label" in row]
         self.classes = tuple(sorted(set(labels)))
         self._records = [
@@ -51,27 +55,35 @@ class Manifest:
 
 
 def _jsonl(file: Path) -> Iterator[dict]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            row["texts"] = [row["text"]] if "text" in row else list(row["texts"])
-            row["image"] = str(row["image"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise AlignError(
-                f'{file}:{number}: expected {{"image": path, "texts": [text, ..]}}, found {line[:80]!r}'
-            ) from error
-        yield row
+    with file.open(encoding="utf-8-sig") as lines:  # not str.splitlines, which also splits at U+2028 inside a text
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = {key: value for key, value in json.loads(line).items() if value is not None}
+            except (json.JSONDecodeError, AttributeError):
+                row = {}
+            row["texts"] = [row["text"]] if "text" in row else row.get("texts")
+            if not _is_pair(row.get("image"), row["texts"]):
+                raise AlignError(
+                    f'{file}:{number}: expected {{"image": path, "texts": [text, ..]}}, found {line.strip()[:80]!r}'
+                )
+            yield row
+
+
+def _is_pair(image: Any, texts: Any) -> bool:
+    return isinstance(image, str) and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
 
 
 def _csv(file: Path) -> Iterator[dict]:
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         if not {"image", "text"} <= set(reader.fieldnames or ()):
             raise AlignError(f"{file}: expected columns image and text, found {reader.fieldnames}")
         rows: dict[str, dict] = {}
         for row in reader:
+            if not row["image"]:
+                raise AlignError(f"{file}:{reader.line_num}: expected an image path, found none")
             kept = rows.setdefault(row["image"], {k: v for k, v in row.items() if k != "text" and v} | {"texts": []})
             kept["texts"].append(row["text"] or "")
     yield from rows.values()

@@ -9,6 +9,7 @@ import numpy as np
 from align_jax.data import images
 from align_jax.data.source import BadExample, Record
 from align_jax.data.text import WordPiece
+from align_jax.types import AlignError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +22,20 @@ class Pairs:
     flip: bool  # mirror half of the training pictures
     text_length: int  # word pieces, [CLS] and [SEP] among them
 
+    def __post_init__(self):
+        if self.text_length < 3:
+            raise AlignError(f"config.data.text_length: expected at least 3 word pieces, found {self.text_length}")
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
         texts = [text for text in record.texts if text.strip()]
         if not texts:
             raise BadExample("text empty")
-        text = texts[rng.integers(len(texts))]
-        return {"image": self._image(record, rng)} | {name: rows[0] for name, rows in self.texts([text]).items()}
+        try:
+            text = self.texts([texts[rng.integers(len(texts))]])
+        except ValueError as error:  # only characters that are no word: a zero-width space
+            raise BadExample("text empty") from error
+        return {"image": self._image(record, rng)} | {name: rows[0] for name, rows in text.items()}
 
     def image(self, image: Any) -> np.ndarray:
         """The central window for evaluation and inference, uint8 [H, W, 3]."""

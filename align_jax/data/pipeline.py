@@ -29,7 +29,7 @@ class Stream:
     steps: int
     seed: int
     threads: int = 2  # readers; PNG, JPEG and resizing release the interpreter lock
-    prefetch: int = 4  # batches read ahead
+    prefetch: int = 4  # batches that each reader reads ahead
 
     def from_step(self, start: int) -> Iterator[tuple[dict[str, np.ndarray], list[Skip]]]:
         """Yields (local rows of the batch, what was skipped to fill them) from step `start` on."""
@@ -43,8 +43,6 @@ class _Rows:
     """Random access to the rows of this process, step after step."""
 
     def __init__(self, stream: Stream):
-        if not len(stream.source):
-            raise AlignError("data.source: expected at least one record, found none; check its path and split")
         self._stream = stream
         self._order = grain.MapDataset.range(len(stream.source)).seed(stream.seed).shuffle().repeat()
 

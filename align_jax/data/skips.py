@@ -11,7 +11,7 @@ from align_jax.types import AlignError
 class SkipLog:
     """Appends to <workdir>/skipped.jsonl; stops the run when more than a configured share is bad."""
 
-    GRACE = 1000  # rows before the share is judged: one bad record among the first ten says nothing
+    LEAST = 1000  # rows of which the share is taken at least: one bad record among the first ten says nothing
 
     def __init__(self, path: Path, *, max_share: float):
         self._path, self._max_share = path, max_share
@@ -28,10 +28,10 @@ class SkipLog:
             file.writelines(json.dumps({"step": step, **skip}) + "\n" for skip in skips)
         self.reasons.update(skip["reason"] for skip in skips)
         bad = self.reasons.total()
-        if self._rows >= min(self.GRACE, 1 / max(self._max_share, 1e-9)) and bad > self._max_share * (self._rows + bad):
+        if bad > self._max_share * max(self._rows + bad, self.LEAST):
             raise AlignError(
-                f"data: expected at most {self._max_share:.2%} unusable records, found {bad} beside {self._rows} good ones "
-                f"({self.summary()}); mend what {self._path} lists or raise --config.data.max_bad_share"
+                f"data: expected at most {self._max_share:.2%} unusable records, found {bad} beside {self._rows} good "
+                f"ones ({self.summary()}); mend what {self._path} lists or raise --config.data.max_bad_share"
             )
 
     def summary(self) -> str:

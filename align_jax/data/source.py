@@ -1,4 +1,4 @@
-"""Where examples come from. A source is a random-access list of records; its kinds are named in `config.data.source`."""
+"""Where examples come from. A source is a random-access list of records, of a kind in `config.data.source`."""
 
 import dataclasses
 import importlib
@@ -46,9 +46,12 @@ class Source(Protocol):
     def texts(self) -> Iterator[str]: ...
 
 
-def make(*, name: str, **options: Any) -> Source:
+def make(*, name: str = "", **options: Any) -> Source:
     """The source of `config.data.source`, or of an evaluator."""
     if name not in SOURCES:
         raise AlignError(f"data.source.name: expected one of {sorted(SOURCES)}, found {name!r}")
     module, cls = SOURCES[name]
-    return call(getattr(importlib.import_module(module), cls), options, where=f"source {name!r}")
+    source = call(getattr(importlib.import_module(module), cls), options, where=f"source {name!r}")
+    if not len(source):
+        raise AlignError(f"source {name!r}: expected at least one record, found none; check its path and split")
+    return source

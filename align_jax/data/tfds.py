@@ -32,12 +32,22 @@ class TfdsPairs:
         for key, name in (("image", image), ("texts", texts), ("label", label)):
             if name is not None and name not in features:
                 raise AlignError(f"data.source.{key}: {dataset} has no feature {name!r}, only {sorted(features)}")
+        if not isinstance(features[image], tfds.features.Image):
+            raise AlignError(f"data.source.image: expected an Image of {dataset}, found {features[image]}")
+        if label is not None and not isinstance(features[label], tfds.features.ClassLabel):
+            raise AlignError(f"data.source.label: expected a ClassLabel of {dataset}, found {features[label]}")
+        if texts is None and label is None:
+            raise AlignError("data.source: expected texts or label, the feature to read texts from, found neither")
+        if not builder.is_prepared():
+            raise AlignError(
+                f"data.source: {dataset} is not prepared in {builder.data_dir}; run: tfds build {dataset} "
+                f"--file_format=array_record --data_dir={builder.data_dir_root}"
+            )
         try:
             self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
-        except Exception as error:
+        except ValueError as error:
             raise AlignError(
-                f"data.source: {dataset} split {split!r} is not prepared in {builder.data_dir}; run: "
-                f"tfds build {dataset} --file_format=array_record ({type(error).__name__})"
+                f"data.source.split: {dataset} cannot give split {split!r}, only {sorted(builder.info.splits)}"
             ) from error
         self.classes = tuple(features[label].names) if label else ()
         self._image, self._texts, self._label = image, texts, label
@@ -53,11 +63,11 @@ class TfdsPairs:
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""
-        return (text for i in range(len(self)) for text in self._words(self._rows[i], -1))
+        return (text for i in range(len(self)) for text in self[i].texts)
 
     def _words(self, row: dict, label: int) -> tuple[str, ...]:
         if self._texts is None:
-            return (self.classes[label],) if label >= 0 else ()
+            return (self.classes[label],)
         found = row[self._texts]
         found = [found] if isinstance(found, bytes | str) else list(found)
         return tuple(text.decode() if isinstance(text, bytes) else str(text) for text in found)

@@ -18,21 +18,23 @@ def tokenizer(
       path: a vocab.txt to use instead of learning one. lowercase: also strips accents.
     """
     kept = folder / "vocab.txt"
-    if kept.exists():
+    # Without a config.json beside it, it is left from a start that failed, perhaps with another config.
+    known = kept.exists() and (source is None or (folder / "config.json").exists())
+    if known:
         found = WordPiece.load(kept, lowercase)
     elif path is not None:
         if not Path(path).exists():
             raise AlignError(f"data.vocab.path: expected a vocab.txt, found no {path}")
         found = WordPiece.load(path, lowercase)
     elif source is not None:
-        found = WordPiece.train((text for text in source.texts() if text.strip()), size, lowercase)
+        found = WordPiece.train(source.texts(), size, lowercase)
     else:
         raise AlignError(f"expected {kept}; the folder is no run or export")
     if found.vocab_size > size:
         raise AlignError(
             f"data.vocab.size: expected at least the {found.vocab_size} pieces of the vocabulary, found {size}"
         )
-    if not kept.exists():
+    if not known:
         folder.mkdir(parents=True, exist_ok=True)
         found.save(kept)
     return found

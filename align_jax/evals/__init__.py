@@ -1,6 +1,6 @@
 """Evaluators by kind: `config.evals.<name> = {"kind": "retrieval", ...}`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,7 @@ from align_jax.evals.retrieval import Retrieval
 from align_jax.evals.zero_shot import ZeroShot
 from align_jax.types import AlignError, Evaluator
 
-KINDS: dict[str, Callable[..., Evaluator]] = {
-    "retrieval": Retrieval,
-    "zero_shot": ZeroShot,
-    "contact_sheet": ContactSheet,
-}
+KINDS = {"retrieval": Retrieval, "zero_shot": ZeroShot, "contact_sheet": ContactSheet}
 
 
 def make(
@@ -28,7 +24,7 @@ def make(
         kind = options.pop("kind", None)
         if kind not in KINDS:
             raise AlignError(f"evals.{name}.kind: found {kind!r}; {nearest(str(kind), list(KINDS))}")
-        missing = [need for need in KINDS[kind].needs if need not in functions]  # pyright: ignore[reportFunctionMemberAccess]
+        missing = [need for need in KINDS[kind].needs if need not in functions]
         if missing:
             raise AlignError(f"evals.{name}: needs {missing[0]!r}, the task offers {sorted(functions)}")
         given = {"folder": workdir} if kind == "contact_sheet" else {}

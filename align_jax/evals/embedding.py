@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -19,6 +19,14 @@ NAMED = 3  # unreadable images that a protocol names
 SLOW = 5  # seconds after which a bar appears
 
 
+class Images(Protocol):
+    """Pictures, or records that hold one, by index: a list or a source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 class Embedder:
     """Compiles each function for batches of `batch_size` rows, and for the next power of two where there are fewer."""
 
@@ -28,9 +36,7 @@ class Embedder:
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
         self._functions = {name: jax.jit(function, out_shardings=everywhere) for name, function in functions.items()}
 
-    def images(
-        self, params: Params, model_state: ModelState, images: Sequence[Any] | Source
-    ) -> tuple[np.ndarray, dict[int, str]]:
+    def images(self, params: Params, model_state: ModelState, images: Images) -> tuple[np.ndarray, dict[int, str]]:
         """(unit rows [n, D], {index: reason} of pictures that cannot be read; their rows are zero)."""
         bad: dict[int, str] = {}
 

@@ -1,0 +1,172 @@
+"""Evaluators against plain references, with a model whose embeddings are known."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_jax import evals, sharding
+from align_jax.data.pairs import Pairs
+from align_jax.data.text import SPECIAL, WordPiece
+from align_jax.evals.embedding import Embedder
+from align_jax.evals.retrieval import ranks
+from align_jax.evals.zero_shot import class_weights
+from align_jax.types import AlignError
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def unit(x):
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def embed_images(params, model_state, inputs):
+    """The mean colour."""
+    return unit(jnp.mean(inputs["image"].astype(jnp.float32), axis=(1, 2)) + jnp.float32(1e-3))
+
+
+def embed_texts(params, model_state, inputs):
+    """The sum of a vector per word: colours their own, other words little."""
+    rows = params[inputs["text_ids"]] * inputs["text_mask"][..., None].astype(jnp.float32)
+    return unit(jnp.sum(rows, axis=1))
+
+
+FUNCTIONS = {"embed_images": embed_images, "embed_texts": embed_texts}
+PIECES = (*SPECIAL, *COLOURS, "a", "thing", "one", "colour")
+PARAMS = np.full((len(PIECES), 3), 0.01, np.float32)
+PARAMS[len(SPECIAL) : len(SPECIAL) + 3] = np.eye(3)
+
+
+def embedder(devices=1, batch_size=8):
+    pairs = Pairs(WordPiece(PIECES), resize=8, crop=8, flip=False, text_length=6)
+    return Embedder(FUNCTIONS, pairs, mesh=sharding.make_mesh(devices=devices), batch_size=batch_size)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """13 pictures: the colours in turn, two of each group, the last one unreadable."""
+    rows = []
+    for i in range(13):
+        colour = list(COLOURS)[i % 3]
+        Image.new("RGB", (8, 8), COLOURS[colour]).save(tmp_path / f"{i}.png")
+        texts = [f"a {colour} thing", f"{colour} colour", "one thing" if i % 2 else f"{colour} one", " "]
+        rows.append({"image": f"{i}.png", "texts": texts, "label": colour, "group": colour})
+    (tmp_path / "12.png").write_bytes(b"no picture")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"name": "manifest", "path": str(tmp_path / "pairs.jsonl")}
+
+
+def results(sections, tmp_path, params=PARAMS, devices=1):
+    made = evals.make(sections, embedder(devices), functions=FUNCTIONS, workdir=tmp_path)
+    return {result.name: result for evaluator in made for result in evaluator.run(params, {})}
+
+
+def slow_ranks(queries, candidates, positive):
+    found = []
+    for query, row in zip(queries, positive, strict=True):
+        scores = [float(query @ candidate) for candidate in candidates]
+        best = max(score for score, hit in zip(scores, row, strict=True) if hit)
+        found.append(sum(score >= best and not hit for score, hit in zip(scores, row, strict=True)))
+    return found
+
+
+def test_ranks_equal_the_definition(monkeypatch):
+    monkeypatch.setattr("align_jax.evals.retrieval.BLOCK", 4)
+    rng = np.random.default_rng(0)
+    queries, candidates = (rng.integers(-2, 3, (n, 4)).astype(np.float32) for n in (11, 17))
+    positive = rng.random((11, 17)) < 0.2
+    positive[:, 3] = True
+    assert ranks(queries, candidates, positive).tolist() == slow_ranks(queries, candidates, positive)
+
+
+def test_ties_take_the_pessimistic_rank():
+    same = np.ones((5, 2), np.float32)
+    assert ranks(same, same, np.eye(5, dtype=bool)).tolist() == [4] * 5
+
+
+def test_retrieval_with_several_texts_and_texts_of_several_groups(source, tmp_path):
+    found = results({"r": {"kind": "retrieval", "source": source, "at": (1, 3)}}, tmp_path)
+    # Every readable image finds a text of its own colour first; "one thing" is right for any image, and each of the
+    # three colours' own texts (3 x 3) for the 4 images of that colour.
+    assert found["r/image_to_text/R@1"].value == 1.0 and found["r/image_to_text/R@1"].n == 12
+    assert found["r/text_to_image/R@1"].value == 1.0 and found["r/text_to_image/R@1"].n == 10
+    blind = results({"r": {"kind": "retrieval", "source": source, "at": (1, 10)}}, tmp_path, np.ones_like(PARAMS))
+    assert blind["r/image_to_text/R@1"].value == 0.0, "all texts alike: nothing is retrieved"
+    assert blind["r/text_to_image/R@1"].value == 0.1, "but for the text that fits every image"
+
+
+def test_unreadable_images_are_counted_and_named(source, tmp_path):
+    sections = {
+        "r": {"kind": "retrieval", "source": source},
+        "z": {"kind": "zero_shot", "source": source, "templates": ("a {} thing",)},
+    }
+    found = results(sections, tmp_path)
+    for result in found.values():
+        assert "1 images left out: 12.png (image unreadable)" in result.protocol
+        assert "manifest(path=" in result.protocol
+    assert found["z/top1"].n == 12
+
+
+def test_no_readable_image_is_an_error(source, tmp_path):
+    for i in range(13):
+        (tmp_path / f"{i}.png").unlink()
+    with pytest.raises(AlignError, match=r"found none of 13 readable \(image file missing\)"):
+        results({"r": {"kind": "retrieval", "source": source}}, tmp_path)
+
+
+def test_zero_shot_averages_templates_then_normalises(source, tmp_path):
+    one = embedder()
+    templates = ("a {} thing", "{}")
+    weights = class_weights(one, PARAMS, {}, tuple(COLOURS), templates)
+    for row, colour in zip(weights, COLOURS, strict=True):
+        rows = one.texts(PARAMS, {}, [template.replace("{}", colour) for template in templates])
+        mean = rows.mean(axis=0)
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), rtol=1e-6)
+    found = results({"z": {"kind": "zero_shot", "source": source, "templates": templates}}, tmp_path)
+    assert found["z/top1"].value == 1.0
+    assert found["z/majority_class"].value == pytest.approx(4 / 12)
+    assert "prompts ['a {} thing', '{}']" in found["z/top1"].protocol
+
+
+def test_numbers_are_the_same_on_one_and_eight_devices(source, tmp_path):
+    sections = {
+        "r": {"kind": "retrieval", "source": source},
+        "z": {"kind": "zero_shot", "source": source, "templates": ("{} one",)},
+    }
+    params = np.random.default_rng(1).normal(size=PARAMS.shape).astype(np.float32)
+    assert results(sections, tmp_path, params, 1) == results(sections, tmp_path, params, 8)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"kind": "retrievel"}, "did you mean 'retrieval'"),
+        ({}, "found None"),
+        ({"kind": "retrieval", "sorce": {}}, "did you mean 'source'"),
+        ({"kind": "retrieval"}, "missing key 'source'"),
+        ({"kind": "zero_shot", "templates": ("no place",)}, "in place of the class"),
+        ({"kind": "zero_shot", "templates": ("{}",), "classes": ("red",)}, "a name for each"),
+    ],
+)
+def test_a_wrong_section_is_refused(section, message, source, tmp_path):
+    if "templates" in section:
+        section = section | {"source": source}
+    with pytest.raises(AlignError, match=message):
+        results({"mine": section}, tmp_path)
+
+
+def test_a_function_that_the_task_lacks_is_refused_before_anything_runs(source, tmp_path):
+    sections = {"mine": {"kind": "retrieval", "source": source}}
+    with pytest.raises(AlignError, match=r"evals\.mine: needs 'embed_texts'"):
+        evals.make(sections, embedder(), functions={"embed_images": embed_images}, workdir=tmp_path)
+
+
+def test_the_contact_sheet_shows_what_was_found(source, tmp_path):
+    sheet = {"kind": "contact_sheet", "source": source, "title": "Colours", "queries": 3, "top": 20}
+    assert results({"sheet": sheet}, tmp_path) == {}
+    with Image.open(tmp_path / "sheet.png") as picture:
+        colours = {colour for _, colour in picture.getcolors(1 << 24) or []}
+    assert colours >= set(COLOURS.values()), "each picture is there"
+    assert (31, 157, 87) in colours, "the right ones stand in green"
