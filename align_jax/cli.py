@@ -14,7 +14,7 @@ from align_jax.types import AlignError
 def main_of(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and runs `main`."""
     # The second run of a program compiles in a second instead of half a minute.
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "align_jax", "xla")
         jax.config.update("jax_compilation_cache_dir", cache)
     # jax would tell of each accelerator that is not there; absl raises a verbosity that nobody set to INFO.

@@ -21,7 +21,7 @@ from align_jax.export import export
 from align_jax.metrics import Recorder, write_parameters
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results", required=True)
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -73,5 +73,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     main_of(main)

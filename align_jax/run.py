@@ -136,7 +136,7 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
     for number, stage in enumerate(config.stages):
         values: dict[str, Any] = dict(stage)
         name = values.pop("name", f"stage_{number}")
-        own = ConfigDict(configs.plain(config))
+        own: Config = ConfigDict(configs.plain(config))
         own.stages = ()
         for key, value in values.items():
             node: Config = own

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     """Every knob; override with --config.a.b=value."""
     # Whole families of concepts are held out (align_jax/data/emoji_concepts.py): split_seed says which.
     emoji = {"name": "emoji", "split_seed": 0, "held_out_share": 0.1}
-    # A kind listed twice is drawn twice as often. Few captions name the category: such pairs are each other's negatives.
+    # A kind listed twice is drawn twice as often. Few captions name the category: they are each other's negatives.
     captions = ("name", "name", "aliases", "category")
     by_name = {**emoji, "captions": ("name",)}  # evaluation: one text per concept
     templates = ("{}", "a picture of {}")

@@ -5,8 +5,8 @@ position) alone, so a resumed run, or one on more hosts, sees the same examples,
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -57,7 +57,9 @@ class _Rows:
         for attempt in range(ATTEMPTS):
             # A bad record is replaced by a draw that depends on (seed, position, attempt) alone.
             rng = np.random.default_rng((stream.seed, position, attempt))
-            record_index = int(self._order[position]) if attempt == 0 else int(rng.integers(len(stream.source)))
+            record_index = (
+                int(cast(int, self._order[position])) if attempt == 0 else int(rng.integers(len(stream.source)))
+            )
             name = f"record {record_index}"
             try:
                 record = stream.source[record_index]
@@ -69,6 +71,6 @@ class _Rows:
         raise AlignError(f"data: {ATTEMPTS} records in a row cannot be used ({', '.join(reasons)}); check data.source")
 
 
-def _collate(rows: list[tuple[dict[str, np.ndarray], list[Skip]]]) -> tuple[dict[str, np.ndarray], list[Skip]]:
+def _collate(rows: Sequence[tuple[dict[str, np.ndarray], list[Skip]]]) -> tuple[dict[str, np.ndarray], list[Skip]]:
     arrays = {name: np.stack([row[name] for row, _ in rows]) for name in rows[0][0]}
     return arrays, [skip for _, skips in rows for skip in skips]

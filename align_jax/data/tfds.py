@@ -1,6 +1,7 @@
 """Any prepared TensorFlow Datasets data set with images and texts, read by name without TensorFlow."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from align_jax.data.source import Record
 from align_jax.types import AlignError
@@ -28,7 +29,7 @@ class TfdsPairs:
             raise AlignError(
                 f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets"
             ) from error
-        features = builder.info.features
+        features: Any = builder.info.features
         for key, name in (("image", image), ("texts", texts), ("label", label)):
             if name is not None and name not in features:
                 raise AlignError(f"data.source.{key}: {dataset} has no feature {name!r}, only {sorted(features)}")

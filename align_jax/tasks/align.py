@@ -68,7 +68,7 @@ class Align:
         return (), (sharding.total(parts), sharding.mean(new_state))
 
     def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
-        """embed_images({"image": uint8 [B, H, W, 3]}) and embed_texts({"text_ids", "text_mask"}), to unit rows [B, D]."""
+        """embed_images({"image": uint8 [B, H, W, 3]}), embed_texts({"text_ids", "text_mask"}): unit rows [B, D]."""
         return {"embed_images": self._embed_images, "embed_texts": self._embed_texts}
 
     def _embed_images(self, params: Params, model_state: ModelState, inputs: Batch) -> Any:
