@@ -44,8 +44,9 @@ class TfdsPairs:
                 f"data.source: {dataset} is not prepared in {builder.data_dir}; run: tfds build {dataset} "
                 f"--file_format=array_record --data_dir={builder.data_dir_root}"
             )
+        undecoded: Any = tfds.decode.SkipDecoding
         try:
-            self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+            self._rows = builder.as_data_source(split, decoders={image: undecoded()})
         except ValueError as error:
             raise AlignError(
                 f"data.source.split: {dataset} cannot give split {split!r}, only {sorted(builder.info.splits)}"
