@@ -14,4 +14,5 @@ setup demo test bench
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright --warnings
-.venv/bin/python -m pytest "$@"
+# A process per core: most of the time goes into compiling, which is one thread.
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"

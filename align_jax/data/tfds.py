@@ -44,9 +44,9 @@ class TfdsPairs:
                 f"data.source: {dataset} is not prepared in {builder.data_dir}; run: tfds build {dataset} "
                 f"--file_format=array_record --data_dir={builder.data_dir_root}"
             )
-        undecoded: Any = tfds.decode.SkipDecoding
+        undecoded: Any = tfds.decode.SkipDecoding  # its decorator hides from type checkers that it takes no argument
         try:
-            self._rows = builder.as_data_source(split, decoders={image: undecoded()})
+            self._rows = builder.as_data_source(split=split, decoders={image: undecoded()})
         except ValueError as error:
             raise AlignError(
                 f"data.source.split: {dataset} cannot give split {split!r}, only {sorted(builder.info.splits)}"
