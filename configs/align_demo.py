@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
                 "stages": ((1, 3, 2, 48), (2, 3, 3, 96), (3, 3, 3, 192)),  # few and wide: matrix products, not traffic
                 "strides": (2, 1, 2),  # maps of 10, 10 and 5 pixels
                 "stem_stride": 2,  # a map of 20 pixels
-                "bn_group_size": 256,  # rows that share BatchNorm statistics; here the batch
+                "bn_group_size": 128,  # rows that share BatchNorm statistics; two groups, for two cores
                 "stochastic_depth": 0.0,  # minutes of training do not overfit
                 "padding": "hf",
             },

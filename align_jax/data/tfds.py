@@ -24,7 +24,7 @@ class TfdsPairs:
                 "data.source: expected tensorflow-datasets; run: pip install tensorflow-datasets"
             ) from error
         try:
-            builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
+            builder: Any = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
             raise AlignError(
                 f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets"
@@ -44,9 +44,8 @@ class TfdsPairs:
                 f"data.source: {dataset} is not prepared in {builder.data_dir}; run: tfds build {dataset} "
                 f"--file_format=array_record --data_dir={builder.data_dir_root}"
             )
-        undecoded: Any = tfds.decode.SkipDecoding  # its decorator hides from type checkers that it takes no argument
         try:
-            self._rows = builder.as_data_source(split=split, decoders={image: undecoded()})
+            self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         except ValueError as error:
             raise AlignError(
                 f"data.source.split: {dataset} cannot give split {split!r}, only {sorted(builder.info.splits)}"

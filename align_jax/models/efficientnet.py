@@ -71,8 +71,9 @@ def round_filters(filters: float) -> int:
 def conv_padding(convention: str, kernel: int, stride: int, height: int, width: int) -> Padding:
     """Rows and columns to add around [height, width].
 
-    `same` is TensorFlow's: ceil(side / stride) results, the odd one after. `hf` is Hugging Face's for stride 2: one
-    column less before than after whatever the size, so that odd sides round down (289 px: 144, 72, 36, 18, 9).
+    `same` is TensorFlow's: maps of ceil(side / stride), and where the padding is odd, one more after than before.
+    `hf` is Hugging Face's: at stride 2 always one more after than before, so that sides round down (289 px: 144, 72,
+    36, 18, 9).
     """
     if stride > 1 and convention == "hf":
         pads = kernel // 2 - 1, kernel // 2
@@ -118,7 +119,9 @@ class Conv(nn.Module):
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
         # XLA:CPU takes up to 20 times longer for the weight gradient of a 1x1 convolution than for a matrix product's.
-        return jax.lax.platform_dependent(x, kernel, cpu=matmul if self.kernel == 1 else conv, default=conv)
+        return jax.lax.platform_dependent(
+            x, kernel, cpu=matmul if self.kernel == self.stride == 1 else conv, default=conv
+        )
 
 
 class Block(nn.Module):
@@ -190,9 +193,8 @@ class EfficientNet(nn.Module):
         shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(BatchNorm, self.bn_group_size, axis_names=self.bn_axis_names, **shared)
 
-        x = Conv(
-            round_filters(self.width * STEM_FILTERS), 3, self.stem_stride, self.padding, name="stem_conv", **shared
-        )(images)
+        filters = round_filters(self.width * STEM_FILTERS)
+        x = Conv(filters, 3, self.stem_stride, self.padding, name="stem_conv", **shared)(images)
         x = nn.swish(norm(name="stem_bn")(x, train=train))
         layout = self.layout()
         for index, (stage, stride) in enumerate(layout):

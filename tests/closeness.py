@@ -1,0 +1,15 @@
+"""How far trees of arrays are apart."""
+
+import jax
+import numpy as np
+
+
+def relative_error(found, expected) -> float:
+    """The largest error of any leaf, relative to the leaf's largest entry.
+
+    The gradient of a bias that the next BatchNorm removes is zero but for rounding, so the size of a leaf counts as at
+    least a thousandth of the largest one's.
+    """
+    floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    errors = jax.tree.map(lambda a, b: np.abs(a - b).max() / max(np.abs(b).max(), floor), found, expected)
+    return max(jax.tree.leaves(errors))
