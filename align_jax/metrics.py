@@ -36,6 +36,7 @@ class Recorder:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._every, self._steps, self._rows = every, steps, rows
         self._pending: tuple[int, Mapping[str, Mean]] | None = None
+        self._left_out: list[Mean] = []  # of each step since the last logged one: whether it was not finite
         self._since: tuple[float, int] | None = None  # time and step from which the speed is counted
         self._bar = tqdm(total=steps, initial=start, bar_format=BAR, disable=None, dynamic_ncols=True)
 
@@ -50,6 +51,7 @@ class Recorder:
             return
         (step, metrics), self._pending = self._pending, None
         self._bar.update(step - self._bar.n)
+        self._left_out.append(metrics["non_finite_steps"])
         logged = step % self._every == 0 or step == self._steps
         if not logged and self._since is not None:
             return
@@ -57,6 +59,12 @@ class Recorder:
         since, self._since = self._since, (time.perf_counter(), step)
         if not logged:
             return
+        values["non_finite_steps"] = sum(float(mean.total) for mean in jax.device_get(self._left_out))
+        self._left_out = []
+        if values["non_finite_steps"]:
+            self.message(
+                f"warning: {values['non_finite_steps']:.0f} step(s) up to {step} were not finite and changed nothing"
+            )
         text = f"loss {values['loss']:.4f}"
         if since is not None:
             speed = self._rows * (step - since[1]) / max(self._since[0] - since[0], 1e-9)

@@ -20,9 +20,12 @@ from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
 from align_jax.evals.embedding import Embedder
+from align_jax.metrics import write_json
 from align_jax.optim import Optimizer
 from align_jax.state import TrainState
 from align_jax.types import AlignError, Batch, Evaluator, Result, Task
+
+DATA = ("source", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch", "max_bad_share")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +68,14 @@ class Run:
         )  # fmt: skip
 
     def evaluate(self, evaluators: list[Evaluator], state: TrainState) -> list[Result]:
-        """All results of a state."""
+        """All results of a state; which weights they are of is part of the protocol."""
         params = self.optimizer.averaged(state.params, state.opt_state)
-        return [result for evaluator in evaluators for result in evaluator.run(params, state.model_state)]
+        weights = f"{'last' if self.optimizer.ema is None else 'averaged'} weights at step {int(state.step)}"
+        return [
+            result._replace(protocol=f"{result.protocol}, {weights}")
+            for evaluator in evaluators
+            for result in evaluator.run(params, state.model_state)
+        ]
 
     def fresh(self) -> TrainState:
         """A new state on the devices."""
@@ -92,9 +100,11 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     """Builds the parts; `source` gives the texts of a vocabulary that does not stand in `workdir` yet."""
     data = config.data.to_dict()
     for key in data:
-        known = ("source", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch", "max_bad_share")
-        if key not in known:
-            raise AlignError(f"config.data: unknown key {key!r}; {configs.nearest(key, list(known))}")
+        if key not in DATA:
+            raise AlignError(f"config.data: unknown key {key!r}; {configs.nearest(key, list(DATA))}")
+    for key in DATA:
+        if key not in data:
+            raise AlignError(f"config.data: missing key {key!r}; set it in the config")
     if not 0 < data["crop"] <= data["resize"]:
         raise AlignError(f"config.data: expected 0 < crop <= resize, found {data['crop']} and {data['resize']}")
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
@@ -109,8 +119,6 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
 
 def report(results: list[Result], workdir: Path) -> None:
     """Writes eval.json: a list of {name, value, n, protocol}."""
-    from align_jax.metrics import write_json
-
     write_json(workdir / "eval.json", [result._asdict() for result in results])
 
 
@@ -150,6 +158,8 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
             with node.ignore_type():
                 node[last] = value
         if found:
-            own.init = [*own.init, {"checkpoint": str(found[-1][1]), "paths": {"": ""}}]
+            before = found[-1][1]
+            own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]
+            own.data.vocab.path = str(before / "vocab.txt")  # rows of the embedding table keep their meaning
         found.append((own, workdir / name))
     return found

@@ -33,7 +33,9 @@ def train(
 
     `batches(step)` yields this process's rows from that step on; `evaluate_every` 0 leaves evaluation to the caller.
     """
-    train_step = jax.jit(functools.partial(step_fn, task, optimizer), donate_argnums=0)
+    # The state leaves a step as it entered it: a sharding that the compiler chose would compile the second step anew.
+    shardings = (jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh))
+    train_step = jax.jit(functools.partial(step_fn, task, optimizer), donate_argnums=0, out_shardings=shardings)
     start = int(state.step)
     stream = batches(start)
     for step in range(start, steps):
