@@ -12,8 +12,9 @@ from align_jax.metrics import Recorder, duration, table, write_parameters
 from align_jax.types import Mean, Result
 
 
-def metrics(loss):
-    return {"loss": Mean(jnp.float32(loss), jnp.float32(1))}
+def metrics(loss, bad=0):
+    one = jnp.float32(1)
+    return {"loss": Mean(jnp.float32(loss), one), "non_finite_steps": Mean(jnp.float32(bad), one)}
 
 
 def record(workdir, start=0, steps=6, every=2):
@@ -29,13 +30,23 @@ def test_rows_and_screen(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     speeds = [row.pop("pairs_per_second", None) for row in rows]
     assert rows == [
-        {"step": 2, "loss": 0.5}, {"step": 4, "loss": 1.0}, {"step": 5, "loss": 1.25},
+        {"step": 2, "loss": 0.5, "non_finite_steps": 0}, {"step": 4, "loss": 1.0, "non_finite_steps": 0},
+        {"step": 5, "loss": 1.25, "non_finite_steps": 0},
         {"step": 5, "eval/mine/R@1": 0.5},
     ]  # fmt: skip
     assert all(speed > 0 for speed in speeds[:3]) and speeds[3] is None
     err = capsys.readouterr().err
     assert "step 4/5, loss 1.0000, " in err and "pairs/s, 0:00 left" in err
     assert "mine/R@1    0.5  10  a protocol" in err
+
+
+def test_a_bad_step_between_logged_ones_is_told(tmp_path, capsys):
+    with Recorder(tmp_path, start=0, steps=8, rows=8, every=4) as recorder:
+        for step in range(1, 9):
+            recorder.step(step, metrics(1, bad=step in (2, 3)))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["non_finite_steps"] for row in rows] == [2, 0]
+    assert capsys.readouterr().err.count("warning: 2 step(s) up to 4 were not finite and changed nothing") == 1
 
 
 def test_the_first_step_is_not_timed(tmp_path, monkeypatch):
