@@ -3,8 +3,8 @@
 To reach: COCO zero-shot 22.1 image->text, 17.3 text->image R@1; ImageNet kNN 48.9 (paper Table 9).
 
 
-python -m align_jax.main --config=configs/align_b3_bert_mini_cc3m.py --workdir=gs://your-bucket/align_b3_cc3m
-On every host of the slice; put your pairs where data.source says, or override --config.data.source.path.
+python -m align_jax.main --config=configs/align_b3_bert_mini_cc3m.py --workdir=runs/align_b3_cc3m
+Put your pairs where data.source says, or override --config.data.source.path.
 """
 
 from ml_collections import ConfigDict

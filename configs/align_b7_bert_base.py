@@ -1,7 +1,7 @@
 """EfficientNet-B7 + BERT-base by the recipe of COYO-ALIGN on COYO-700M (facts: kakaobrain/coyo-align, coyo700m.flags).
 
-python -m align_jax.main --config=configs/align_b7_bert_base.py --workdir=gs://your-bucket/align_b7
-On every host of the slice; put your pairs where data.source says, or override --config.data.source.path.
+python -m align_jax.main --config=configs/align_b7_bert_base.py --workdir=runs/align_b7
+Put your pairs where data.source says, or override --config.data.source.path.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """The paper's run: EfficientNet-L2 + BERT-Large on 1.8 B noisy pairs (Jia et al. 2021, sections 4 and 5).
 
-python -m align_jax.main --config=configs/align_l2.py --workdir=gs://your-bucket/align_l2
-On every host of the slice; put your pairs where data.source says, or override --config.data.source.path.
+python -m align_jax.main --config=configs/align_l2.py --workdir=runs/align_l2
+Put your pairs where data.source says, or override --config.data.source.path.
 """
 
 from ml_collections import ConfigDict
