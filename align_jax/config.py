@@ -7,7 +7,7 @@ says which one was probably meant, before anything is compiled. The resolved con
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ FREE_ON_RESUME = ("log_every", "checkpoint", "evals", "evaluate_every", "export"
                   "data/max_bad_share", "mesh", "stages")  # fmt: skip
 
 
-def nearest(key: str, known: list[str]) -> str:
+def nearest(key: str, known: Sequence[str]) -> str:
     """'; did you mean ...?' or the list of what is known."""
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"valid keys are {sorted(known)}"
@@ -34,16 +34,22 @@ def call(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str, **gi
     """`fn(**given, **section)`, where each key of the section must be a keyword argument of `fn`."""
     parameters = inspect.signature(fn).parameters
     known = [name for name in parameters if name not in given and name != "self"]
+    needed = [
+        name for name in known if parameters[name].default is inspect.Parameter.empty
+        and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    ]  # fmt: skip
+    check_keys(section, known, needed, where=where)
+    return fn(**given, **section)
+
+
+def check_keys(section: Mapping[str, Any], known: Sequence[str], needed: Sequence[str], *, where: str) -> None:
+    """Refuses a key outside `known`, naming the nearest, and the lack of one that is `needed`."""
     for key in section:
         if key not in known:
             raise AlignError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
-    missing = [
-        name for name in known if parameters[name].default is inspect.Parameter.empty and name not in section
-        and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-    ]  # fmt: skip
-    if missing:
-        raise AlignError(f"{where}: missing key {missing[0]!r}; set it in the config")
-    return fn(**given, **section)
+    for key in needed:
+        if key not in section:
+            raise AlignError(f"{where}: missing key {key!r}; set it in the config")
 
 
 def check(config: Config) -> None:
@@ -52,12 +58,7 @@ def check(config: Config) -> None:
         keys = list(config)
     except OSError as error:  # ml_collections tells of a config file that is not there when it is first used
         raise AlignError(f"--config: {str(error).splitlines()[-1].strip()}") from error
-    for key in keys:
-        if key not in SECTIONS:
-            raise AlignError(f"config: unknown key {key!r}; {nearest(key, list(SECTIONS))}")
-    for key in SECTIONS:
-        if key not in config:
-            raise AlignError(f"config: missing key {key!r}; set it in the config")
+    check_keys(dict.fromkeys(keys), SECTIONS, SECTIONS, where="config")
     for key in ("steps", "batch_size", "log_every"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise AlignError(f"config.{key}: expected a whole number of at least 1, found {config[key]!r}")

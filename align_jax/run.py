@@ -99,12 +99,7 @@ class Run:
 def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run:
     """Builds the parts; `source` gives the texts of a vocabulary that does not stand in `workdir` yet."""
     data = config.data.to_dict()
-    for key in data:
-        if key not in DATA:
-            raise AlignError(f"config.data: unknown key {key!r}; {configs.nearest(key, list(DATA))}")
-    for key in DATA:
-        if key not in data:
-            raise AlignError(f"config.data: missing key {key!r}; set it in the config")
+    configs.check_keys(data, DATA, DATA, where="config.data")
     if not 0 < data["crop"] <= data["resize"]:
         raise AlignError(f"config.data: expected 0 < crop <= resize, found {data['crop']} and {data['resize']}")
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")

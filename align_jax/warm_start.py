@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from align_jax import paths
+from align_jax.model import load
 from align_jax.state import TrainState
 from align_jax.types import AlignError
 
@@ -28,8 +29,6 @@ def make(entries: Sequence[Mapping[str, Any]]) -> Callable[[TrainState], TrainSt
             raise AlignError(f"config.init: expected a run or an export, found none in {entry['checkpoint']}")
 
     def apply(state: TrainState) -> TrainState:
-        from align_jax.model import load
-
         params, model_state = state.params, state.model_state
         for entry in entries:
             other = load(entry["checkpoint"])

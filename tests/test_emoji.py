@@ -155,7 +155,7 @@ def test_the_split_is_the_same_everywhere_and_moves_with_its_seed():
 
 def test_captions():
     def texts(**options: object) -> tuple[str, ...]:
-        return EmojiPairs(split="all", size=16, flags=False, styles=("twemoji",), **options)[0].texts  # type: ignore[arg-type]
+        return EmojiPairs(split="all", size=16, flags=False, styles=("twemoji",), **options)[0].texts
 
     assert texts(captions="name") == ("grinning face",)
     assert texts(captions=("aliases",)) == ("grinning face", "grinning")

@@ -1,6 +1,7 @@
 """config.freeze, config.init and config.stages, in real runs of the tiny task."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -131,14 +132,14 @@ def leaves(prefix, *names):
 )
 def test_init_moves_paths(tmp_path, monkeypatch, mapping, source, goal):
     """Any folder to any other, the root among them; 'old' does not mean 'older'."""
-    from align_jax import model, warm_start
+    from align_jax import warm_start
     from align_jax.state import TrainState
 
     class Other:
         params, model_state = paths.unflatten(source), {}
 
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(model, "load", lambda _: Other)
+    monkeypatch.setattr(warm_start, "load", lambda _: Other)
     params = jax.tree.map(jax.numpy.zeros_like, paths.unflatten(goal))
     state = TrainState(jax.numpy.int32(0), params, {}, (), {}, jax.random.key(0))
     found = warm_start.make(({"checkpoint": str(tmp_path), "paths": mapping},))(state)
@@ -166,7 +167,13 @@ def test_init_reports_what_does_not_fit(config, tmp_path, first, mapping, change
 def test_stages_run_one_after_the_other(config, tmp_path):
     workdir = tmp_path / "run"
     config.steps = 1
-    config.stages = ({"name": "one"}, {"name": "two", "optim.learning_rate": 0.0, "freeze": ("image_tower",)})
+    first = Path(config.data.source.path)
+    other = first.with_name("other.jsonl")  # its own vocabulary would be another
+    other.write_text(first.read_text().replace("square", "quadrangle"))
+    config.stages = (
+        {"name": "one"},
+        {"name": "two", "optim.learning_rate": 0.0, "freeze": ("image_tower",), "data.source.path": str(other)},
+    )
     main.run(config, workdir)
     (one, at_one), (two, at_two) = runs.stage_configs(config, workdir)
     assert (at_one, at_two) == (workdir / "one", workdir / "two")
