@@ -44,6 +44,7 @@ class Run:
         """step -> this process's training rows from that step on; what is skipped is written down as it is consumed."""
         data = self.config.data
         rows = sharding.local_rows(self.mesh, self.config.batch_size)
+        self.task.check(self.config.batch_size // self.mesh.size)
         if self.config.data.threads < 1 or self.config.data.prefetch < 1:
             raise AlignError(
                 f"config.data: expected threads and prefetch of at least 1, found {data.threads}, {data.prefetch}"

@@ -33,9 +33,7 @@ def train(
 
     `batches(step)` yields this process's rows from that step on; `evaluate_every` 0 leaves evaluation to the caller.
     """
-    # The state leaves a step as it entered it: a sharding that the compiler chose would compile the second step anew.
-    shardings = (jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh))
-    train_step = jax.jit(functools.partial(step_fn, task, optimizer), donate_argnums=0, out_shardings=shardings)
+    train_step = jitted(task, optimizer, state, mesh)
     start = int(state.step)
     stream = batches(start)
     for step in range(start, steps):
@@ -54,6 +52,15 @@ def train(
     checkpoints.save(state, dict(config))
     checkpoints.wait()
     return state
+
+
+def jitted(task: Task, optimizer: Optimizer, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+    """The compiled form of `step_fn`, for states like `state` (or its shapes), whose memory it takes for the new one.
+
+    The state leaves a step as it entered it: a sharding that the compiler chose would compile the second step anew.
+    """
+    shardings = (jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh))
+    return jax.jit(functools.partial(step_fn, task, optimizer), donate_argnums=0, out_shardings=shardings)
 
 
 def step_fn(task: Task, optimizer: Optimizer, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean]]:

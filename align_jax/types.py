@@ -59,6 +59,10 @@ class Task(Protocol):
         """Fresh parameters and model state for batches shaped like `batch`."""
         ...
 
+    def check(self, rows: int) -> None:
+        """Refuses a number of training rows per device that the model cannot take, by an AlignError."""
+        ...
+
     def init_task_state(self, params: Params, model_state: ModelState) -> PyTree:
         """Whatever else the task carries from step to step."""
         ...

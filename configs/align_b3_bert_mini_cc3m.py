@@ -31,6 +31,9 @@ def get_config() -> ConfigDict:
             "temperature": 1.0,  # at the start; learnt, ends near 1/64
             "label_smoothing": 0.1,  # in both softmaxes
             "negatives": 1.0,  # share of the in-batch negatives that count
+            "duplicates": "negatives",  # rows of the same group or text: "negatives" (paper), "shared" or "ignored"
+            "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
+            "micro_batches": 1,  # slices of each device's rows: less memory, the same step
             "dtype": "bfloat16",  # of the towers; parameters, statistics and the loss are f32
         },
         "data": {

@@ -56,6 +56,13 @@ def refused(config, workdir, match):
         ("task.temperature", 0.0, "config.task.temperature: expected a number above 0, found 0"),
         ("task.temperature", -1.0, "config.task.temperature: expected a number above 0, found -1"),
         ("task.image_projection", False, r"set --config\.task\.embedding=\d+ or --config\.task\.image_projection=True"),
+        ("task.objective", "softmin", "config.task.objective: expected one of .*'sigmoid'.*found 'softmin'"),
+        ("task.objective", "sigmoid", "config.task.label_smoothing: the sigmoid loss has none, found 0.1"),
+        ("task.duplicates", "same", r"config.task.duplicates: expected one of \('negatives', .*found 'same'"),
+        ("task.loss_form", "rings", r"config.task.loss_form: expected one of .*'ring'\), found 'rings'"),
+        ("task.loss_block", 0, "expected loss_block and micro_batches of at least 1, found 0"),
+        ("task.micro_batches", 4, r"multiple of micro_batches \(4\) x image.bn_group_size \(4\) rows, found 8"),
+        ("task.image.bn_group_size", 3, r"multiple of micro_batches \(1\) x image.bn_group_size \(3\) rows, found 8"),
         ("data.crop", 37, "expected 0 < crop <= resize, found 37 and 36"),
         ("data.text_length", 2, "config.data.text_length: expected at least 3 word pieces, found 2"),
         ("data.threads", 0, "expected threads and prefetch of at least 1"),
@@ -83,7 +90,7 @@ def test_a_wrong_config_is_refused(config, tmp_path, where, value, match):
 
 def test_pictures_too_small_for_the_strides(config, tmp_path):
     config.task.image.padding, config.data.crop = "hf", 7  # the strides of the tiny tower make 8
-    refused(config, tmp_path / "run", "config.task.image: EfficientNet: images of 7 x 7 pixels are too small")
+    refused(config, tmp_path / "run", "config.task: EfficientNet: images of 7 x 7 pixels are too small")
 
 
 @pytest.mark.parametrize("key", configs.SECTIONS)

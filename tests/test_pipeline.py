@@ -54,7 +54,7 @@ def assert_equal(found, expected):
     assert len(found) == len(expected)
     for (one, one_skips), (other, other_skips) in zip(found, expected, strict=True):
         assert one_skips == other_skips
-        assert one.keys() == other.keys() == {"image", "text_ids", "text_mask"}
+        assert one.keys() == other.keys() == {"image", "text_ids", "text_mask", "ids"}
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
 
@@ -108,6 +108,17 @@ def test_a_visit_draws_one_text_and_one_window():
     for number, text in zip(numbered(found), texts, strict=True):
         drawn.setdefault(number, set()).add(text)
     assert [len(drawn[number]) for number in range(12)] == [3] * 12  # each text in its turn
+
+
+def test_ids_are_of_the_group_and_of_the_text_that_was_drawn():
+    def row(group, text):
+        record = Record(id="x", image=np.zeros((10, 10, 3), np.uint8), texts=(text,), group=group)
+        return PAIRS.train(record, np.random.default_rng(0))["ids"].tolist()
+
+    group, text = row("a", "one two")
+    assert row("a", " One  TWO") == [group, text], "spaces and capitals make no other text"
+    assert row("b", "one two")[1] == text and row("b", "one two")[0] != group
+    assert row("a", "two one")[0] == group and row("a", "two one")[1] != text
 
 
 def test_a_bad_record_is_replaced_by_the_same_draw_and_reported():

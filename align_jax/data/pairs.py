@@ -1,6 +1,7 @@
 """From a stored record to the arrays of an image-text pair."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,11 @@ from align_jax.types import AlignError
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """record -> {"image": uint8 [H, W, 3], "text_ids": int32 [L], "text_mask": bool [L]}."""
+    """record -> {"image": uint8 [H, W, 3], "text_ids": int32 [L], "text_mask": bool [L], "ids": uint32 [2, 2]}.
+
+    `ids` are hashes of the record's group and of the text that was drawn: rows of a batch that agree in either are no
+    true negatives of one another (`task.duplicates`).
+    """
 
     tokenizer: WordPiece
     resize: int  # pixels of the square to which a picture is resized
@@ -31,11 +36,13 @@ class Pairs:
         texts = [text for text in record.texts if text.strip()]
         if not texts:
             raise BadExample("text empty")
+        drawn = texts[rng.integers(len(texts))]
         try:
-            text = self.texts([texts[rng.integers(len(texts))]])
+            text = self.texts([drawn])
         except ValueError as error:  # only characters that are no word: a zero-width space
             raise BadExample("text empty") from error
-        return {"image": self._image(record, rng)} | {name: rows[0] for name, rows in text.items()}
+        ids = np.array([_hash(record.group), _hash(" ".join(drawn.lower().split()))])
+        return {"image": self._image(record, rng), "ids": ids} | {name: rows[0] for name, rows in text.items()}
 
     def image(self, image: Any) -> np.ndarray:
         """The central window for evaluation and inference, uint8 [H, W, 3]."""
@@ -48,3 +55,8 @@ class Pairs:
 
     def _image(self, record: Record, rng: np.random.Generator) -> np.ndarray:
         return images.crop(images.decode(record.image), resize=self.resize, size=self.crop, rng=rng, flip=self.flip)
+
+
+def _hash(text: str) -> np.ndarray:
+    """64 bits as uint32 [2]: jax has no uint64 without x64, and 32 bits collide in a batch of 65,536."""
+    return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u4")

@@ -1,18 +1,27 @@
-"""The symmetric contrastive loss of ALIGN (Jia et al. 2021, section 4.1, equations 1 and 2)."""
+"""The contrastive losses of two towers, each exact in three forms.
+
+The softmax loss is ALIGN's (Jia et al. 2021, section 4.1, equations 1 and 2), the sigmoid loss SigLIP's (Zhai et al.
+2023, section 3.2).
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from align_jax.losses import ring, streamed
+from align_jax.losses.candidates import Marks, Rows, Rules, Scale, gather
+from align_jax.losses.objectives import Objective, Sigmoid, Softmax
 from align_jax.types import Mean
+
+FORMS = ("dense", "streamed", "ring")
 
 
 class Contrastive(NamedTuple):
     """Each a Mean over the rows here: (sum, count)."""
 
     loss: Mean  # image->text plus text->image: the sum of both, as in the paper
-    image_to_text: Mean  # share of images whose own text scores highest in the batch; a tie is a miss
+    image_to_text: Mean  # share of images of which a positive scores highest in the batch; a tie is a miss
     text_to_image: Mean
 
 
@@ -21,8 +30,13 @@ def contrastive_loss(
     text: jax.Array,
     temperature: jax.Array,
     *,
+    bias: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    duplicates: str = "negatives",
     label_smoothing: float = 0.0,
     negatives: float = 1.0,
+    form: str = "dense",
+    block: int = 1024,
     axis_names: tuple[str, ...] = (),
 ) -> Contrastive:
     """Each image against all texts of the global batch, and each text against all images.
@@ -30,47 +44,44 @@ def contrastive_loss(
     Args:
       image, text: [B, D] unit vectors, f32 or f64; row r of one is the pair of row r of the other.
       temperature: scalar > 0 that divides the cosines.
-      label_smoothing: eps; the target is (1 - eps) on the pair plus eps / N on every candidate.
+      bias: scalar that is added to the logits of the sigmoid loss; None means the softmax loss.
+      ids: uint32 [B, K, 2]: rows of the global batch that agree in one of K ids (of image, of caption) are duplicates.
+      duplicates: what a duplicate of a row's own pair is: one of the "negatives", as in the paper; "shared": a positive
+        too, and each of them gets an equal part of the target; "ignored": no candidate.
+      label_smoothing: eps; the target is (1 - eps) on the pair plus eps / N on every candidate. Softmax only.
       negatives: share of the N - 1 other rows that serve as negatives (the ablation of Table 8). The rows that follow
         in the batch are taken: the batch is shuffled, so they are a random choice.
+      form: "dense" gathers both sides and holds all B x N logits; "streamed" gathers and holds B x `block`; "ring"
+        sends the texts round and holds `block` x `block`. All give the same values and gradients.
       axis_names: mesh axes over which the rows of the global batch are split; () when all N rows are here.
 
     Sums over the rows here; the caller adds them up over devices.
     """
-    all_images, all_texts, first = image, text, 0
-    if axis_names:
-        all_images = jax.lax.all_gather(image, axis_names, tiled=True)
-        all_texts = jax.lax.all_gather(text, axis_names, tiled=True)
-        first = jax.lax.axis_index(axis_names) * image.shape[0]
-    own = first + jnp.arange(image.shape[0])
-    forth = _direction(image, all_texts, own, temperature, label_smoothing, negatives)
-    back = _direction(text, all_images, own, temperature, label_smoothing, negatives)
-    rows = jnp.asarray(image.shape[0], image.dtype)
-    return Contrastive(
-        loss=Mean(forth[0] + back[0], rows), image_to_text=Mean(forth[1], rows), text_to_image=Mean(back[1], rows)
-    )
+    rows = image.shape[0]
+    devices = jax.lax.axis_size(axis_names) if axis_names else 1
+    first = jax.lax.axis_index(axis_names) * rows if axis_names else 0
+    number = first + jnp.arange(rows, dtype=jnp.int32)
+    ids = number.astype(jnp.uint32)[:, None, None][:, :0] if ids is None else ids  # none: [B, 0, 1]
+    total = rows * devices
+    rules = Rules(total, 1 + round(negatives * (total - 1)), duplicates)
+    objective = Softmax(label_smoothing) if bias is None else Sigmoid()
+    scale = Scale(temperature, jnp.zeros_like(temperature) if bias is None else bias)
+    marks = Marks(number, ids)
+    if form == "dense":
+        images, texts = Rows(image, marks), Rows(text, marks)
+        found = (_dense(*sides, scale, rules, objective, axis_names) for sides in ((images, texts), (texts, images)))
+    else:
+        contrast = {"streamed": streamed, "ring": ring}[form].contrast
+        found = contrast(image, text, scale, marks, rules=rules, objective=objective, axis_names=axis_names, size=block)
+    (forth, image_hits), (back, text_hits) = found
+    count = jnp.asarray(rows, image.dtype)
+    return Contrastive(Mean((forth + back).sum(), count), Mean(image_hits.sum(), count), Mean(text_hits.sum(), count))
 
 
-def _direction(
-    queries: jax.Array,
-    candidates: jax.Array,
-    own: jax.Array,
-    temperature: jax.Array,
-    smoothing: float,
-    negatives: float,
+def _dense(
+    queries: Rows, others: Rows, scale: Scale, rules: Rules, objective: Objective, axis_names: tuple[str, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    """(sum of losses, sum of hits) of queries [B, D] whose pairs are rows own [B] of candidates [N, D]."""
-    # Full f32 products: at temperature 1/64 the bf16 passes that are the default on a TPU would move logits by 0.2.
-    logits = jnp.matmul(queries, candidates.T, precision="highest") / temperature
-    total = candidates.shape[0]
-    kept = total
-    if negatives < 1.0:
-        kept = 1 + round(negatives * (total - 1))
-        distance = (jnp.arange(total)[None, :] - own[:, None]) % total
-        logits = jnp.where(distance < kept, logits, -jnp.inf)
-    positive = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
-    mean_logit = jnp.where(jnp.isfinite(logits), logits, 0.0).sum(axis=1) / kept
-    target = (1.0 - smoothing) * positive + smoothing * mean_logit
-    losses = jax.nn.logsumexp(logits, axis=1) - target
-    hits = jnp.sum(logits >= positive[:, None], axis=1) == 1
-    return losses.sum(), hits.astype(queries.dtype).sum()
+    """(losses, hits) [B] of one direction, all logits at once: the form to compare the others with."""
+    others = gather(others, axis_names)
+    sums = objective.sums(scale.logits(queries, others), *rules.masks(queries, others))
+    return objective.losses(sums), sums.best.hits()

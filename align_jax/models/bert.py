@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from align_jax.models import remat
 from align_jax.models.randomness import dropout, fold
 
 
@@ -37,6 +38,7 @@ SIZES: dict[str, Size] = {
     ]
 }
 
+NAMED = ("attention", "mlp")  # a layer's mixed values, and the inside of its MLP
 INIT = nn.initializers.normal(0.02)
 
 
@@ -87,7 +89,7 @@ class Attention(nn.Module):
         # The lowest finite number, not -inf: a row that is all padding then gives a mean instead of nan.
         logits = jnp.where(mask.astype(bool)[:, None, None, :], logits, jnp.finfo(logits.dtype).min)
         weights = dropout(jax.nn.softmax(logits), self.dropout, keys).astype(self.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        mixed = remat.named(jnp.einsum("bhqk,bkhd->bqhd", weights, value), "attention")
         return dense("output")(mixed.reshape(x.shape))
 
 
@@ -109,7 +111,7 @@ class Layer(nn.Module):
         attention = Attention(self.width, self.heads, self.attention_dropout, **types, name="attention")
         branch = dropout(attention(x, mask, keys=fold(keys, 0)), self.dropout, fold(keys, 1))
         x = LayerNorm(self.epsilon, **types, name="attention_norm")(x + branch)
-        hidden = nn.Dense(self.mlp_width, kernel_init=INIT, **types, name="mlp_in")(x)
+        hidden = remat.named(nn.Dense(self.mlp_width, kernel_init=INIT, **types, name="mlp_in")(x), "mlp")
         branch = nn.Dense(self.width, kernel_init=INIT, **types, name="mlp_out")(nn.gelu(hidden, approximate=False))
         return LayerNorm(self.epsilon, **types, name="mlp_norm")(x + dropout(branch, self.dropout, fold(keys, 2)))
 
@@ -126,6 +128,7 @@ class Bert(nn.Module):
     type_vocab: int = 2
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    remat: str | tuple[str, ...] = "none"  # what the backward pass keeps: all, the layers' inputs ("block"), or `NAMED`
     dtype: Any = jnp.float32  # of the layers; LayerNorm and the softmax compute in param_dtype
     param_dtype: Any = jnp.float32
     epsilon: float = 1e-12
@@ -171,6 +174,7 @@ class Bert(nn.Module):
 
     def encode(self, x: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """The layers alone: x [B, P, width], mask [B, P] -> [B, P, width]."""
+        apply = remat.rematerialised(self.remat, lambda layer, x, mask, keys: layer(x, mask, keys=keys))
         for site, layer in enumerate(self.layer):
-            x = layer(x, mask, keys=fold(keys, site))
+            x = apply(layer, x, mask, fold(keys, site))
         return x

@@ -15,7 +15,7 @@ class DualEncoder(nn.Module):
 
     Parameters: `image_tower`, `text_tower`, `text_projection`, with `image_projection` an `image_projection_layer`, and
     the scalar `log_temperature`, whose exponential divides the cosines: the temperature stays positive whatever the
-    optimizer does (design decision 11).
+    optimizer does (design decision 11). With a `bias_init`, the scalar `bias` of the logits.
     """
 
     image_tower: nn.Module  # (images [B, H, W, 3], *, train, keys) -> features [B, C]
@@ -23,6 +23,7 @@ class DualEncoder(nn.Module):
     embedding: int  # D; without image_projection the C of the image tower
     image_projection: bool = False  # the extra linear layer of ALIGN's ablations (section 6.1)
     temperature_init: float = 1.0
+    bias_init: float | None = None  # of the logits of a sigmoid loss; None: no such parameter
     param_dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -46,6 +47,8 @@ class DualEncoder(nn.Module):
         self.log_temperature = self.param(
             "log_temperature", nn.initializers.constant(math.log(self.temperature_init)), (), self.param_dtype
         )
+        if self.bias_init is not None:
+            self.bias = self.param("bias", nn.initializers.constant(self.bias_init), (), self.param_dtype)
 
     def __call__(
         self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, train: bool = False, keys: jax.Array | None = None

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from align_jax.models import remat
 from align_jax.models.depthwise import Padding, depthwise_conv
 from align_jax.models.norm import BatchNorm
 from align_jax.models.randomness import drop_path, fold
@@ -59,6 +60,7 @@ STAGES = (
     Stage(4, 5, 6, 192),
     Stage(1, 3, 6, 320),
 )
+NAMED = ("expand", "depthwise", "project")  # the outputs of a block's convolutions
 STEM_FILTERS, HEAD_FILTERS = 32, 1280
 
 
@@ -147,9 +149,10 @@ class Block(nn.Module):
         channels = x.shape[-1]
         h = x
         if self.expand != 1:
-            h = Conv(channels * self.expand, 1, name="expand_conv", **shared)(h)
+            h = remat.named(Conv(channels * self.expand, 1, name="expand_conv", **shared)(h), "expand")
             h = nn.swish(self.norm(name="expand_bn")(h, train=train))
         h = Conv(h.shape[-1], self.kernel, self.stride, self.padding, True, name="depthwise_conv", **shared)(h)
+        h = remat.named(h, "depthwise")
         h = nn.swish(self.norm(name="depthwise_bn")(h, train=train))
 
         squeezed = max(1, channels // 4)
@@ -157,7 +160,7 @@ class Block(nn.Module):
         gate = nn.sigmoid(nn.Dense(h.shape[-1], kernel_init=conv_init, name="se_expand", **shared)(gate))
         h = h * gate[:, None, None]
 
-        h = Conv(self.filters, 1, name="project_conv", **shared)(h)
+        h = remat.named(Conv(self.filters, 1, name="project_conv", **shared)(h), "project")
         h = self.norm(name="project_bn")(h, train=train)
         return x + drop_path(h, self.drop, keys) if h.shape == x.shape else h
 
@@ -166,7 +169,8 @@ class EfficientNet(nn.Module):
     """Images [B, H, W, 3] to features [B, round_filters(320 * width)].
 
     `bn_group_size` and `bn_axis_names` are BatchNorm's. `padding` is a convention of `conv_padding`. `stem_stride` and
-    `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before scaling.
+    `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before scaling. `remat`:
+    "none", "block", or of the blocks' values those to keep for the backward pass, some of `NAMED`.
     """
 
     width: float = 1.0
@@ -179,6 +183,7 @@ class EfficientNet(nn.Module):
     stem_stride: int = 2
     strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
     stages: tuple[Stage, ...] = STAGES
+    remat: str | tuple[str, ...] = "none"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -196,6 +201,7 @@ class EfficientNet(nn.Module):
         filters = round_filters(self.width * STEM_FILTERS)
         x = Conv(filters, 3, self.stem_stride, self.padding, name="stem_conv", **shared)(images)
         x = nn.swish(norm(name="stem_bn")(x, train=train))
+        apply = remat.rematerialised(self.remat, lambda block, x, keys: block(x, train=train, keys=keys))
         layout = self.layout()
         for index, (stage, stride) in enumerate(layout):
             block = Block(
@@ -209,7 +215,7 @@ class EfficientNet(nn.Module):
                 name=f"block_{index}",
                 **shared,
             )
-            x = block(x, train=train, keys=fold(keys, index))
+            x = apply(block, x, fold(keys, index))
         if self.head_conv:
             x = Conv(round_filters(self.width * HEAD_FILTERS), 1, name="head_conv", **shared)(x)
             x = nn.swish(norm(name="head_bn")(x, train=train))
@@ -224,13 +230,14 @@ class EfficientNet(nn.Module):
         ]
 
     def check(self, height: int, width: int) -> None:
-        """Refuses an unknown padding, strides that do not match the stages, and images that the strides use up."""
+        """Refuses unknown padding or remat, strides that do not match the stages, images that the strides use up."""
         if self.padding not in ("same", "hf"):
             raise ValueError(f"EfficientNet: expected padding 'same' or 'hf', found {self.padding!r}")
         if len(self.strides) != len(self.stages):
             raise ValueError(
                 f"EfficientNet: expected a stride for each of {len(self.stages)} stages, found {self.strides}"
             )
+        remat.check(self.remat, NAMED)
         side = min(height, width)
         for stride in (self.stem_stride, *self.strides):
             side = side // stride if self.padding == "hf" else math.ceil(side / stride)

@@ -1,6 +1,7 @@
 """ALIGN: an EfficientNet and a BERT, joined by a contrastive loss over the global batch (Jia et al. 2021)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,12 +11,16 @@ import numpy as np
 
 from align_jax import sharding
 from align_jax.config import Config, call, nearest
-from align_jax.losses.contrastive import Contrastive, contrastive_loss
-from align_jax.models.bert import SIZES, Bert
+from align_jax.losses.candidates import DUPLICATES
+from align_jax.losses.contrastive import FORMS, Contrastive, contrastive_loss
+from align_jax.models import remat
+from align_jax.models.bert import NAMED, SIZES, Bert
 from align_jax.models.dual_encoder import DualEncoder
 from align_jax.models.efficientnet import VARIANTS, EfficientNet, Stage, round_filters
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree
+
+OBJECTIVES = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +31,28 @@ class Align:
     vocab_size: int
     image_size: int
     text_length: int
-    label_smoothing: float
-    negatives: float
+    contrast: Callable[..., Contrastive]  # `contrastive_loss` with what the config says of it
+    micro_batches: int = 1  # slices of each device's rows that are embedded one after the other
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh towers. The batch gives shapes only."""
         images, ids, mask = (batch[name][:1] for name in ("image", "text_ids", "text_mask"))
         variables = dict(self.model.init(rng, self._pixels(images), ids, mask, train=False, keys=None))
         return variables.pop("params"), variables
+
+    def check(self, rows: int) -> None:
+        """Whole groups of BatchNorm in each micro-batch of each device."""
+        group = self.model.image_tower.bn_group_size
+        if group is None and self.micro_batches > 1:
+            raise AlignError(
+                "config.task.micro_batches: statistics over all rows (image.bn_group_size=None) need them at once; "
+                "set a group size, such as the paper's 16"
+            )
+        if rows % (self.micro_batches * (group or 1)):
+            raise AlignError(
+                f"config.batch_size: expected on each device a multiple of micro_batches ({self.micro_batches}) x "
+                f"image.bn_group_size ({group}) rows, found {rows}; change one of the three"
+            )
 
     def init_task_state(self, params: Params, model_state: ModelState) -> PyTree:
         """ALIGN carries nothing else."""
@@ -42,7 +61,7 @@ class Align:
     def loss(
         self, params: Params, model_state: ModelState, task_state: PyTree, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """The contrastive loss over all N pairs: each device embeds its own rows and gathers those of the others."""
+        """The contrastive loss over all N pairs, each device embedding its own rows."""
         rows = dict(batch) | {"key": row_keys(rng, batch["image"].shape[0])}
         _, (parts, new_state) = sharding.per_device(self._rows)((params, model_state), rows)
         temperature = jnp.exp(params["log_temperature"])
@@ -56,16 +75,35 @@ class Align:
 
     def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Contrastive, ModelState]]:
         params, model_state = shared
-        (image, text), new_state = self.model.apply(
-            {"params": params, **model_state},
-            self._pixels(rows["image"]), rows["text_ids"], rows["text_mask"],
-            train=True, keys=rows["key"], mutable=list(model_state),
-        )  # fmt: skip
-        parts = contrastive_loss(
+        image, text, new_state = self._embed(params, model_state, rows)
+        parts = self.contrast(
             image, text, jnp.exp(params["log_temperature"]),
-            label_smoothing=self.label_smoothing, negatives=self.negatives, axis_names=sharding.AXES,
+            bias=params.get("bias"), ids=rows["ids"], axis_names=sharding.AXES,
         )  # fmt: skip
         return (), (sharding.total(parts), sharding.mean(new_state))
+
+    def _embed(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[jax.Array, jax.Array, ModelState]:
+        """(image, text) [B, D] of the rows here, and the model state after them.
+
+        In micro-batches, the backward pass embeds each anew, with the same row keys (gradient caching: Gao et al. 2021,
+        arXiv 2101.06983): the memory of one, the gradients of all. Each starts from the same statistics; the new ones
+        are the mean over all (design decision 3).
+        """
+
+        def embed(micro: Batch) -> tuple[jax.Array, jax.Array, ModelState]:
+            (image, text), new_state = self.model.apply(
+                {"params": params, **model_state},
+                self._pixels(micro["image"]), micro["text_ids"], micro["text_mask"],
+                train=True, keys=micro["key"], mutable=list(model_state),
+            )  # fmt: skip
+            return image, text, new_state
+
+        if self.micro_batches == 1:
+            return embed(rows)
+        micro = jax.tree.map(lambda x: x.reshape(self.micro_batches, -1, *x.shape[1:]), dict(rows))
+        image, text, states = jax.lax.map(jax.checkpoint(embed), micro)
+        image, text = (x.reshape(-1, x.shape[-1]) for x in (image, text))
+        return image, text, jax.tree.map(lambda x: x.mean(0), states)
 
     def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
         """embed_images({"image": uint8 [B, H, W, 3]}), embed_texts({"text_ids", "text_mask"}): unit rows [B, D]."""
@@ -86,6 +124,7 @@ class Align:
             "image": rng.integers(0, 256, (batch_size, self.image_size, self.image_size, 3), np.uint8),
             "text_ids": rng.integers(0, self.vocab_size, (batch_size, self.text_length), np.int32),
             "text_mask": np.arange(self.text_length)[None, :] < rng.integers(2, self.text_length + 1, (batch_size, 1)),
+            "ids": rng.integers(0, 2**32, (batch_size, 2, 2), np.uint32),
         }
 
     def _pixels(self, images: jax.Array) -> jax.Array:
@@ -103,6 +142,11 @@ def _image_tower(
     return call(EfficientNet, scale | fields, where="config.task.image")
 
 
+def _hashable(value: Any) -> Any:
+    """A field of a module, whose lists JSON made of tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _text_tower(*, vocab_size: int, size: str = "mini", **fields: Any) -> Bert:
     if size not in SIZES:
         raise AlignError(f"config.task.text.size: {size!r} is unknown; {nearest(size, list(SIZES))}")
@@ -116,8 +160,14 @@ def build(
     embedding: int,
     image_projection: bool = False,
     temperature: float = 1.0,
-    label_smoothing: float = 0.1,
+    objective: str = "softmax",
+    bias: float = -10.0,
+    label_smoothing: float | None = None,
     negatives: float = 1.0,
+    duplicates: str = "negatives",
+    loss_form: str = "dense",
+    loss_block: int = 1024,
+    micro_batches: int = 1,
     dtype: str = "float32",
     param_dtype: str = "float32",
     image_size: int,
@@ -130,23 +180,42 @@ def build(
       image: fields of EfficientNet, `variant` naming a published width and depth. text: fields of Bert, `size` a
         published one.
       embedding: D. image_projection: the linear layer that takes image features of another width to D.
-      temperature: at the start, > 0. label_smoothing, negatives: see `contrastive_loss`.
+      temperature: at the start, > 0.
+      objective: of `OBJECTIVES`. bias: of the sigmoid's logits at the start. label_smoothing: of the softmax's targets,
+        0.1 unless given.
+      negatives, duplicates, loss_form, loss_block: see `contrastive_loss`; the form changes memory and speed alone.
+      micro_batches: slices of each device's rows that the towers take one after the other, with the loss and the
+        gradients of the whole.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
       image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
     """
     if temperature <= 0:
         raise AlignError(f"config.task.temperature: expected a number above 0, found {temperature}")
-    if not 0 <= label_smoothing < 1 or not 0 < negatives <= 1:
+    smoothing = 0.1 if label_smoothing is None and objective == "softmax" else label_smoothing or 0.0
+    if not 0 <= smoothing < 1 or not 0 < negatives <= 1:
         raise AlignError(
             "config.task: expected 0 <= label_smoothing < 1 and 0 < negatives <= 1, "
             f"found {label_smoothing} and {negatives}"
         )
+    if objective == "sigmoid" and smoothing:
+        raise AlignError(f"config.task.label_smoothing: the sigmoid loss has none, found {smoothing}; leave it out")
+    for key, value, known in (
+        ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS)
+    ):  # fmt: skip
+        if value not in known:
+            raise AlignError(f"config.task.{key}: expected one of {known}, found {value!r}")
+    if loss_block < 1 or micro_batches < 1:
+        raise AlignError(
+            f"config.task: expected loss_block and micro_batches of at least 1, found {loss_block}, {micro_batches}"
+        )
     dtypes: dict[str, Any] = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
-    tower = _image_tower(**{key: tuple(x) if isinstance(x, list) else x for key, x in image.items()}, **dtypes)
+    tower = _image_tower(**{key: _hashable(x) for key, x in image.items()}, **dtypes)
+    reader = _text_tower(vocab_size=vocab_size, **{key: _hashable(x) for key, x in text.items()}, **dtypes)
     try:
         tower.check(image_size, image_size)
+        remat.check(reader.remat, NAMED)
     except ValueError as error:
-        raise AlignError(f"config.task.image: {error}") from error
+        raise AlignError(f"config.task: {error}") from error
     features = round_filters(tower.width * Stage(*tower.stages[-1]).filters)
     if not image_projection and features != embedding:
         raise AlignError(
@@ -155,13 +224,18 @@ def build(
         )
     model = DualEncoder(
         image_tower=tower,
-        text_tower=_text_tower(vocab_size=vocab_size, **text, **dtypes),
+        text_tower=reader,
         embedding=embedding,
         image_projection=image_projection,
         temperature_init=temperature,
+        bias_init=bias if objective == "sigmoid" else None,
         param_dtype=dtypes["param_dtype"],
     )
-    return Align(model, vocab_size, image_size, text_length, label_smoothing, negatives)
+    contrast = functools.partial(
+        contrastive_loss, label_smoothing=smoothing, negatives=negatives, duplicates=duplicates, form=loss_form,
+        block=loss_block,
+    )  # fmt: skip
+    return Align(model, vocab_size, image_size, text_length, contrast, micro_batches)
 
 
 def make(config: Config) -> Align:
