@@ -24,11 +24,13 @@ def get_config() -> ConfigDict:
                 "bn_group_size": 16,  # rows that share BatchNorm statistics: only so does CC3M reproduce the paper
                 "stochastic_depth": 0.2,  # of the last block, rising from 0; unstated in the paper, EfficientNet's own
                 "padding": "hf",  # 289 px is odd: so padded, the weights fit Hugging Face's AlignModel
+                "remat": "none",  # what the backward pass computes anew: "none", or all of each "block"
             },
-            "text": {"size": "mini", "dropout": 0.1, "attention_dropout": 0.1},  # BERT's own; unstated in the paper
+            "text": {"size": "mini", "dropout": 0.1, "attention_dropout": 0.1, "remat": "none"},  # BERT's own
             "embedding": 640,  # all of the paper's ablations embed in 640 dimensions
             "image_projection": True,  # from B3's 384 features
             "temperature": 1.0,  # at the start; learnt, ends near 1/64
+            "objective": "softmax",  # or "sigmoid", which takes no label smoothing
             "label_smoothing": 0.1,  # in both softmaxes
             "negatives": 1.0,  # share of the in-batch negatives that count
             "duplicates": "negatives",  # rows of the same group or text: "negatives" (paper), "shared" or "ignored"
@@ -59,7 +61,10 @@ def get_config() -> ConfigDict:
         "checkpoint": {"every": 5_000, "keep": 3},  # steps; checkpoints
         "log_every": 100,  # steps
         "evaluate_every": 0,  # steps; 0: at the end alone
-        "evals": {},
+        "evals": {
+            # Both ways between pairs that are kept apart: another manifest of the same form.
+            "held_out": {"kind": "retrieval", "source": {"name": "manifest", "path": "data/held_out.jsonl"}},
+        },
         "export": True,
         "init": (),
         "freeze": (),

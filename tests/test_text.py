@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from transformers import BertTokenizer
 
+from align_jax.data import vocab
 from align_jax.data.text import SPECIAL, WordPiece
 from align_jax.types import AlignError
 
@@ -121,3 +122,14 @@ def test_refuses_a_length_without_room_and_a_broken_vocabulary():
 def test_workers_do_not_load_jax():
     code = "import sys, align_jax.data.text; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_empty_path_means_a_vocabulary_of_its_own(tmp_path):
+    """As `--config.data.vocab.path=` gives it, where a config names a file."""
+
+    class Source:
+        def texts(self):
+            return iter(["a red square", "a blue square"])
+
+    found = vocab.tokenizer(Source(), folder=tmp_path, size=64, path="")
+    assert found.pieces == WordPiece.train(Source().texts(), 64).pieces

@@ -15,14 +15,14 @@ def tokenizer(
     Args:
       source: whose texts to learn from; None where the folder must have the vocabulary already.
       size: rows of the embedding table; the vocabulary has at most as many pieces.
-      path: a vocab.txt to use instead of learning one. lowercase: also strips accents.
+      path: a vocab.txt to use instead of learning one; empty: none. lowercase: also strips accents.
     """
     kept = folder / "vocab.txt"
     # Without a config.json beside it, it is left from a start that failed, perhaps with another config.
     known = kept.exists() and (source is None or (folder / "config.json").exists())
     if known:
         found = WordPiece.load(kept, lowercase)
-    elif path is not None:
+    elif path:
         if not Path(path).exists():
             raise AlignError(f"data.vocab.path: expected a vocab.txt, found no {path}")
         found = WordPiece.load(path, lowercase)
