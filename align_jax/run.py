@@ -86,9 +86,7 @@ class Run:
 
     def restored(self) -> TrainState:
         """The state of the last finished checkpoint in the work directory."""
-        shapes = states.abstract(self.task, self.optimizer, self.task.dummy_batch(1))
-        where = sharding.replicated(self.mesh)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+        like = states.abstract(self.task, self.optimizer, self.task.dummy_batch(1), mesh=self.mesh)
         with Checkpoints(self.workdir / "checkpoints", **self.config.checkpoint) as checkpoints:
             if checkpoints.latest() is None:
                 raise AlignError(

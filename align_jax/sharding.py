@@ -1,9 +1,12 @@
 """THE mesh. Nobody else makes one, names its axes or builds a PartitionSpec.
 
-The mesh has two axes, `data` and `fsdp`, both automatic. The rows of a batch are split over both. A Task sees global
-arrays; what must run on each device's own rows (towers, the loss) goes through `per_device` (design decision 2).
+The mesh has two axes, `data` and `fsdp`, both automatic. The rows of a batch are split over both; parameters and the
+optimizer's state are split over `fsdp` between steps (ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054) and gathered
+for the step. A Task sees global arrays; what must run on each device's own rows (towers, the loss) goes through
+`per_device` (design decision 2).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 from align_jax.types import AlignError, PyTree
 
 AXES = ("data", "fsdp")
+WHOLE = -1  # no axis of an array is split
+SMALL = 2**14  # elements below which it is not worth it
 Rows = TypeVar("Rows")
 Shared = TypeVar("Shared")
 
@@ -28,6 +33,39 @@ def make_mesh(*, fsdp: int = 1, devices: int | None = None) -> Mesh:
             f"mesh: expected devices ({count}) to be at most the {len(found)} found and a multiple of fsdp ({fsdp})"
         )
     return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=found[:count])
+
+
+def mesh_over(devices: np.ndarray, *, fsdp: int = 1) -> Mesh:
+    """A mesh over devices that are not here, in their own order: for compiling, not for running."""
+    if devices.size % fsdp:
+        raise AlignError(f"mesh: expected the {devices.size} devices to be a multiple of fsdp, found {fsdp}")
+    return Mesh(devices.reshape(-1, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def split_axis(shape: tuple[int, ...], ways: int) -> int:
+    """The axis of an array that is split over `ways` devices: the largest that divides, or WHOLE where none does.
+
+    Small arrays stay whole: splitting them saves nothing, and each costs a collective of its own.
+    """
+    fitting = [axis for axis, side in enumerate(shape) if side % ways == 0]
+    if ways == 1 or math.prod(shape) < SMALL or not fitting:
+        return WHOLE
+    return max(fitting, key=lambda axis: shape[axis])
+
+
+def _spec(axis: int) -> P:
+    return P() if axis == WHOLE else P(*[None] * axis, "fsdp")
+
+
+def of_state(mesh: Mesh, shapes: PyTree) -> PyTree:
+    """Where each array of a state lives: parameters, their averages and moments split over `fsdp`, the rest whole."""
+    ways = mesh.shape["fsdp"]
+    return jax.tree.map(lambda x: NamedSharding(mesh, _spec(split_axis(x.shape, ways))), shapes)
+
+
+def whole(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Inside `jit`: arrays gathered to every device before they are used."""
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -59,15 +97,31 @@ def place(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 def per_device(fn: Callable[[Any, Any], tuple[Rows, Shared]]) -> Callable[[PyTree, PyTree], tuple[Rows, Shared]]:
     """Runs `fn(shared, rows) -> (rows, shared)` on each device with its own rows, under the mesh of `jax.set_mesh`.
 
-    Shared inputs enter as varying, so that what `fn` does with them is local and their gradient is reduced once, in the
-    dtype in which they entered (f32), not once for each use in the dtype of the use. Shared outputs must be the same on
-    all devices: reduce them with `mean` or `total`; jax checks it.
+    Shared inputs that are split over `fsdp` are gathered here, whole, and enter as varying, so that what `fn` does with
+    them is local and their gradient is reduced once, in the dtype in which they entered (f32), not once for each use in
+    the dtype of the use: scattered over `fsdp`, and then summed over `data`. Shared outputs must be the same on all
+    devices: reduce them with `mean` or `total`; jax checks it.
     """
 
-    def body(shared: PyTree, rows: PyTree) -> tuple[Rows, Shared]:
-        return fn(jax.tree.map(lambda x: jax.lax.pcast(x, AXES, to="varying"), shared), rows)
+    def outer(shared: PyTree, rows: PyTree) -> tuple[Rows, Shared]:
+        ways = jax.sharding.get_abstract_mesh().shape["fsdp"]
+        axes = jax.tree.map(lambda x: split_axis(x.shape, ways), shared)
 
-    return jax.shard_map(body, in_specs=(P(), P(AXES)), out_specs=(P(AXES), P()))
+        def body(shared: PyTree, rows: PyTree) -> tuple[Rows, Shared]:
+            return fn(jax.tree.map(_whole, shared, axes), rows)
+
+        specs = jax.tree.map(_spec, axes)
+        return jax.shard_map(body, in_specs=(specs, P(AXES)), out_specs=(P(AXES), P()))(shared, rows)
+
+    return outer
+
+
+def _whole(x: jax.Array, axis: int) -> jax.Array:
+    """Inside `per_device`: the array of which this is a part, or a copy, as one that may vary between devices."""
+    if axis == WHOLE:
+        return jax.lax.pcast(x, AXES, to="varying")
+    # In this order the transpose scatters first, and sums over `data` what is left.
+    return jax.lax.all_gather(jax.lax.pcast(x, "data", to="varying"), "fsdp", axis=axis, tiled=True)
 
 
 def mean(tree: PyTree) -> PyTree:

@@ -28,13 +28,14 @@ def create(task: Task, optimizer: Optimizer, batch: Batch, *, seed: int, mesh: j
     """A fresh state, created on the devices where it will live."""
     fresh = _fresh(task, optimizer, batch)
     shapes = jax.eval_shape(fresh, jax.random.key(seed))
-    shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
-    return jax.jit(fresh, out_shardings=shardings)(jax.random.key(seed))
+    return jax.jit(fresh, out_shardings=sharding.of_state(mesh, shapes))(jax.random.key(seed))
 
 
-def abstract(task: Task, optimizer: Optimizer, batch: Batch) -> TrainState:
-    """The shapes and dtypes of `create`'s result; costs no memory."""
-    return jax.eval_shape(_fresh(task, optimizer, batch), jax.random.key(0))
+def abstract(task: Task, optimizer: Optimizer, batch: Batch, *, mesh: jax.sharding.Mesh) -> TrainState:
+    """The shapes, dtypes and shardings of `create`'s result; costs no memory."""
+    shapes = jax.eval_shape(lambda: _fresh(task, optimizer, batch)(jax.random.key(0)))
+    where = sharding.of_state(mesh, shapes)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, where)
 
 
 def _fresh(task: Task, optimizer: Optimizer, batch: Batch) -> Any:

@@ -34,7 +34,14 @@ class Embedder:
         self.pairs = pairs
         self._mesh, self._batch_size = mesh, batch_size
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
-        self._functions = {name: jax.jit(function, out_shardings=everywhere) for name, function in functions.items()}
+
+        def compiled(function: Function) -> Function:
+            def call(params: Params, model_state: ModelState, batch: Batch) -> jax.Array:
+                return function(sharding.whole(mesh, params), model_state, batch)
+
+            return jax.jit(call, out_shardings=everywhere)
+
+        self._functions = {name: compiled(function) for name, function in functions.items()}
 
     def images(self, params: Params, model_state: ModelState, images: Images) -> tuple[np.ndarray, dict[int, str]]:
         """(unit rows [n, D], {index: reason} of pictures that cannot be read; their rows are zero)."""
