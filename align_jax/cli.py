@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -15,11 +16,15 @@ def main_of(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and runs `main`."""
     # The second run of a program compiles in a second instead of half a minute.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "align_jax", "xla")
-        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     # jax would tell of each accelerator that is not there; absl raises a verbosity that nobody set to INFO.
     flags.FLAGS.verbosity = logging.WARNING
     app.run(lambda argv: _guarded(lambda: main(argv)), flags_parser=_parse)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "align_jax"
 
 
 def _guarded(call: Callable[[], None]) -> None:

@@ -21,11 +21,13 @@ def get_config() -> ConfigDict:
                 "bn_group_size": 16,  # rows that share BatchNorm statistics: COYO's virtual batch
                 "stochastic_depth": 0.2,  # of the last block, rising from 0; unstated in the paper, EfficientNet's own
                 "padding": "hf",  # 289 px is odd: so padded, the weights fit Hugging Face's AlignModel
+                "remat": "block",  # what the backward pass computes anew: "none", or all of each "block"
             },
-            "text": {"size": "base", "dropout": 0.1, "attention_dropout": 0.1},  # BERT's own; unstated in the paper
+            "text": {"size": "base", "dropout": 0.1, "attention_dropout": 0.1, "remat": "block"},  # BERT's own
             "embedding": 640,  # the image tower's width: no image projection
             "image_projection": False,
             "temperature": 1.0,  # at the start; learnt, ends near 1/64
+            "objective": "softmax",  # or "sigmoid", which takes no label smoothing
             "label_smoothing": 0.1,  # in both softmaxes
             "negatives": 1.0,  # share of the in-batch negatives that count
             "duplicates": "negatives",  # rows of the same group or text: "negatives" (paper), "shared" or "ignored"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs the whole suite: linters, types, tests. Arguments go to pytest.
 source "$(dirname "$0")/setup.sh"
-setup demo test bench
+setup demo test tpu bench
 references
 
 .venv/bin/ruff check .

@@ -139,9 +139,7 @@ def test_a_failed_start_leaves_no_vocabulary_behind_that_counts(config, tmp_path
 def process(*arguments, code=None, cwd=ROOT):
     """(status, stderr) of a real `python -m align_jax.main`, or of `code` run in its place, on 8 CPU devices."""
     start = ["-c", code] if code else ["-m", "align_jax.main"]
-    # Without JAX_PLATFORMS: on a plain machine jax looks for accelerators, and must not say so.
-    environment = {key: value for key, value in os.environ.items() if key != "JAX_PLATFORMS"}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
         [sys.executable, *start, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
     )

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "train": {"types", "sharding", "state", "optim", "metrics", "checkpoint"},
     "tasks": LOW | {"paths", "sharding", "losses", "data", "models"},
     "evals": LOW | {"paths", "sharding", "data", "metrics"},
+    "planning": LOW | {"cli", "metrics", "sharding", "tasks", "optim", "state", "train"},
     "interop": LOW | {"paths", "models"},
 }
 

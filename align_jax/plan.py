@@ -1,0 +1,116 @@
+"""Compiles a run's train step for a TPU slice that is not here, and says what it needs: memory, traffic, time, money.
+
+python -m align_jax.plan --config=configs/align_l2.py --topology=v4:8x8x8 [--price=3.22] [--config.task.micro_batches=2]
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from align_jax import config as configs
+from align_jax.cli import main_of
+from align_jax.config import Config
+from align_jax.planning.ask import ask
+from align_jax.planning.topology import Topology, parse
+from align_jax.types import AlignError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
+TOPOLOGY = flags.DEFINE_string("topology", None, "generation:AxB[xC][:legacy][*slices], in chips", required=True)
+PRICE = flags.DEFINE_float("price", None, "of one chip for one hour, in any currency")
+MFU = flags.DEFINE_float("mfu", 0.4, "share of the chip's peak that the estimate of time assumes", 0.01, 1.0)
+FULL = flags.DEFINE_bool("full", False, "compile with the effort of a real run: 3 times longer, traffic as it will be")
+SWEEP = flags.DEFINE_bool("sweep", False, "try remat, fsdp and micro_batches in order of cost, until one fits")
+JSON = flags.DEFINE_bool("json", False, "print one JSON object as the last line")
+
+
+def variants(config: Config) -> Iterator[tuple[str, Config]]:
+    """(what changes, config) in order of cost: operations first (remat and micro-batches each embed once more)."""
+    for remat, micro, fsdp in (
+        ("none", 1, 1), ("none", 1, 8), ("block", 1, 1), ("block", 1, 8), ("none", 2, 8), ("none", 4, 8),
+        ("none", 8, 8), ("block", 2, 8), ("block", 4, 8), ("block", 8, 8),
+    ):  # fmt: skip
+        own: Config = ConfigDict(configs.plain(config))
+        own.task.image.remat = own.task.text.remat = remat
+        own.task.micro_batches, own.mesh.fsdp = micro, fsdp
+        yield f"remat={remat}, fsdp={fsdp}, micro_batches={micro}", own
+
+
+def cheapest(config: Config, topology: Topology) -> Config:
+    """The first of `variants` that fits; AlignError where none does."""
+    for name, variant in variants(config):
+        try:
+            found = ask(variant, topology, full=FULL.value)
+        except AlignError as error:  # rows that do not divide: another one may
+            print(f"{name}: {error}")
+            continue
+        print(f"{name}: {verdict(found)}")
+        if found["fits"]:
+            return variant
+    raise AlignError(f"{topology.name}: nothing that was tried fits; take a larger slice or a smaller batch")
+
+
+def estimate(
+    found: dict[str, Any], topology: Topology, config: Config, mfu: float, price: float | None
+) -> dict[str, Any]:
+    """Seconds a step, pairs/s, days, core-hours and cost, if a chip reaches `mfu` of its peak and never waits."""
+    seconds = found["flops"] / (topology.teraflops * 1e12 * mfu)
+    hours = seconds * config.steps / 3600
+    return {
+        "seconds_per_step": seconds,
+        "pairs_per_second": config.batch_size / seconds,
+        "days": hours / 24,
+        "core_hours": hours * topology.cores,
+        "cost": None if price is None else hours * topology.chips * price,
+    }
+
+
+def lines(found: dict[str, Any], guess: dict[str, Any], topology: Topology, config: Config, mfu: float) -> list[str]:
+    """The report as a person reads it."""
+    text = [
+        f"{topology.name}: {found['devices']} devices, each a {topology.device_unit}; "
+        f"{found['rows_per_device']} of {config.batch_size} pairs on each",
+        verdict(found),
+        f"  parameters {_gib(found['parameter_bytes'])}, optimizer {_gib(found['optimizer_bytes'])}, "
+        f"batch {_gib(found['batch_bytes'])}"
+        + (f", activations and gradients {_gib(found['temporary_bytes'])}" if found["fits"] else ""),
+    ]
+    for kind, traffic in found.get("collectives", {}).items():
+        text.append(f"  {kind}: {traffic['bytes'] / 1e6:.1f} MB in {traffic['executions']} executions")
+    text.append(
+        f"{found['flops'] / 1e12:.2f} TFLOP per device and step; at {mfu:.0%} of its {topology.teraflops:.0f} TFLOP/s, "
+        f"an assumption: {guess['seconds_per_step']:.3f} s, {guess['pairs_per_second']:,.0f} pairs/s"
+    )
+    cost = "" if guess["cost"] is None else f", {guess['cost']:,.0f} for {topology.chips} chips"
+    text.append(f"{config.steps:,} steps: {guess['days']:.1f} days, {guess['core_hours']:,.0f} core-hours{cost}")
+    return text
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Whether it fits, as the compiler says."""
+    word = "fits" if found["fits"] else "DOES NOT FIT"
+    return f"{word}: {_gib(found['peak_bytes'])} of {_gib(found['limit_bytes'])} per device"
+
+
+def _gib(count: float | None) -> str:
+    return "?" if count is None else f"{count / 2**30:.2f} GiB"
+
+
+def main(_: list[str]) -> None:
+    """Prints the report."""
+    config, topology = CONFIG.value, parse(TOPOLOGY.value)
+    configs.check(config)
+    if SWEEP.value:
+        config = cheapest(config, topology)
+    found = ask(config, topology, full=FULL.value)
+    guess = estimate(found, topology, config, MFU.value, PRICE.value)
+    print("\n".join(lines(found, guess, topology, config, MFU.value)))
+    if JSON.value:
+        print(json.dumps(found | guess | {"topology": topology.name}))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    main_of(main)

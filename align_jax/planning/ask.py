@@ -1,0 +1,89 @@
+"""Asks for the report of one compilation: in a process of its own, with the time on screen, once for each program."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from align_jax import config as configs
+from align_jax import tasks
+from align_jax.cli import cache_folder
+from align_jax.config import Config
+from align_jax.metrics import duration
+from align_jax.planning.topology import Topology
+from align_jax.types import AlignError
+
+# So that libtpu neither looks for a TPU nor for the service that tells of one, and several may compile at a time.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
+}  # fmt: skip
+
+
+def ask(config: Config, topology: Topology, *, full: bool) -> dict[str, Any]:
+    """The report of `planning.compile`, from the cache where this program was compiled before.
+
+    `full`: at the compiler's default effort; without, at its least, 3 times faster, with nearly the same memory.
+    """
+    if find_spec("libtpu") is None:
+        raise AlignError('plan compiles with libtpu, which is not installed: pip install "align-jax[tpu]"')
+    if config.batch_size % topology.devices:
+        raise AlignError(
+            f"config.batch_size: expected a multiple of the {topology.devices} devices of {topology.name}, "
+            f"found {config.batch_size}"
+        )
+    tasks.make(config).check(config.batch_size // topology.devices)
+    given = json.dumps({"config": configs.plain(config), "topology": topology.name, "full": full}, sort_keys=True)
+    kept = cache_folder() / "plans" / f"{_fingerprint(given)}.json"
+    if not kept.exists():
+        configs.save(_compiled(given, topology, full), kept)
+    return json.loads(kept.read_text())
+
+
+def _compiled(given: str, topology: Topology, full: bool) -> dict[str, Any]:
+    """Where a topology does not exist, the compiler ends its process: so not in ours."""
+    environment = os.environ | ENVIRONMENT | ({} if full else {"JAX_OPTIMIZATION_LEVEL": "O0"})
+    command = [sys.executable, "-m", "align_jax.planning.compile"]
+    started = time.monotonic()
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        text: str | None = given
+        while True:
+            try:
+                out, err = process.communicate(text, timeout=1.0)
+                break
+            except subprocess.TimeoutExpired:
+                text = None  # it has been written
+                if sys.stderr.isatty():
+                    print(f"\rcompiling for {topology.name}: {_since(started)}", end="", file=sys.stderr, flush=True)
+    if process.returncode:
+        raise AlignError(_reason(err.splitlines(), topology))
+    print(f"\rcompiled for {topology.name} in {_since(started)}", file=sys.stderr)
+    return json.loads(out.splitlines()[-1])
+
+
+def _since(started: float) -> str:
+    return duration(time.monotonic() - started)
+
+
+def _reason(lines: list[str], topology: Topology) -> str:
+    """Why the process failed: our own word, the compiler's, or the last thing that it said."""
+    own = [line.partition("AlignError: ")[2] for line in lines if "AlignError: " in line]
+    theirs = [line for line in lines if "Error: " in line or "Check failed" in line] or [*lines, "no reason given"]
+    return own[-1] if own else f"{topology.name}: the compiler refuses: {theirs[-1].strip()[:300]}"
+
+
+def _fingerprint(given: str) -> str:
+    """Of the question, of our own code, and of what compiles it."""
+    digest = hashlib.blake2b(given.encode(), digest_size=12)
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    for package in ("jax", "jaxlib", "libtpu", "flax", "optax"):
+        digest.update(version(package).encode())
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""Compiles the real train step for a slice that is not here.
+
+A process of its own, since a topology that does not exist aborts it:
+
+python -m align_jax.planning.compile < {"config": .., "topology": ..}; the last line of stdout is the report.
+"""
+
+import json
+import re
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from align_jax import config as configs
+from align_jax import optim, sharding, tasks, train
+from align_jax import state as states
+from align_jax.planning import collectives, flops
+from align_jax.planning.topology import GENERATIONS, Topology, parse
+
+# ".. the total memory required for HLO temporaries (62.54G) exceeds available HBM (15.48G)"
+_TOO_MUCH = re.compile(r"([\d.]+)([KMG])\D{1,60}?([\d.]+)([KMG])")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
+    """What `plan` prints, per device and step."""
+    mesh = sharding.mesh_over(devices_of(topology), fsdp=config.mesh.get("fsdp", 1))
+    task = tasks.make(config)
+    rows = sharding.local_rows(mesh, config.batch_size)
+    task.check(len(rows) // mesh.size)
+    optimizer = configs.call(
+        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=tuple(config.freeze)
+    )
+    one = task.dummy_batch(1)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=sharding.by_row(mesh))
+        for name, x in one.items()
+    }
+    with jax.set_mesh(mesh):
+        state = states.abstract(task, optimizer, one, mesh=mesh)
+        traced = train.jitted(task, optimizer, state, mesh).trace(state, batch)
+        found: dict[str, Any] = {
+            "devices": mesh.size,
+            "device_unit": topology.device_unit,
+            "limit_bytes": topology.limit_bytes,
+            "rows_per_device": len(rows) // mesh.size,
+            "flops": flops.count(traced.jaxpr.jaxpr),
+            "parameter_bytes": _bytes(state.params),
+            "optimizer_bytes": _bytes(state.opt_state),
+            "batch_bytes": _bytes(batch),
+        }
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return found | _too_much(str(error))
+    memory = compiled.memory_analysis()
+    return found | {
+        "fits": True,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "collectives": {kind: traffic._asdict() for kind, traffic in collectives.read(compiled.as_text()).items()},
+    }
+
+
+def devices_of(topology: Topology) -> np.ndarray:
+    """The devices of a slice, described by libtpu."""
+    options: dict[str, Any] = {} if topology.slices == 1 else {"num_slices": topology.slices}
+    asked = GENERATIONS[topology.generation].megacore  # v4: one device a core unless asked; v5p: the other way round
+    if asked != topology.legacy:
+        options["chip_config_name"] = "megacore" if asked else "legacy"
+    name = f"{topology.generation}:{topology.shape}"
+    return np.array(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
+
+
+def _too_much(message: str) -> dict[str, Any]:
+    match = _TOO_MUCH.search(message)
+    needed, limit = (float(match[i]) * _UNITS[match[i + 1]] for i in (1, 3)) if match else (None, None)
+    return {"fits": False, "peak_bytes": needed, "limit_bytes": limit, "verdict": message.splitlines()[0]}
+
+
+def _bytes(tree: Any) -> int:
+    """On one device; keys count as their two words."""
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape)))
+        * (8 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize)
+        for x in jax.tree.leaves(tree)
+    )
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    print(json.dumps(report(ConfigDict(given["config"]), parse(given["topology"]))))

@@ -1,0 +1,123 @@
+"""Parameters and optimizer state split over `fsdp`: the same run, a fraction of the memory, the least traffic."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from align_jax import optim, paths, sharding, train
+from align_jax import state as states
+from align_jax.checkpoint import Checkpoints
+from align_jax.planning import collectives
+from align_jax.tasks import align
+
+ROWS = 32
+
+
+@pytest.fixture(autouse=True)
+def split_small_arrays_too(monkeypatch):
+    """The tiny task has no large ones."""
+    monkeypatch.setattr(sharding, "SMALL", 64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ways", "axis"),
+    [((128, 64), 8, 0), ((64, 128), 8, 1), ((3, 3, 12, 40), 8, 3), ((5, 7, 9), 8, -1), ((128, 64), 1, -1),
+     ((8, 4), 8, -1), ((), 8, -1), ((24, 24), 8, 0)],
+    ids=str,
+)  # fmt: skip
+def test_the_largest_axis_that_divides_is_split(shape, ways, axis):
+    assert sharding.split_axis(shape, ways) == axis
+
+
+class Layout:
+    """The tiny task on 8 devices, `fsdp` of them sharing a copy of the state."""
+
+    def __init__(self, fsdp, devices=8, name="lamb"):
+        self.mesh = sharding.make_mesh(devices=devices, fsdp=fsdp)
+        self.task = align.tiny()
+        self.optimizer = optim.make(steps=4, learning_rate=1e-2, warmup=0, name=name, weight_decay=0.1, ema=0.9)
+        self.one = self.task.dummy_batch(1)
+        with jax.set_mesh(self.mesh):
+            self.like = states.abstract(self.task, self.optimizer, self.one, mesh=self.mesh)
+            self.step = train.jitted(self.task, self.optimizer, self.like, self.mesh)
+            self.batch = sharding.place(self.mesh, self.task.dummy_batch(ROWS))
+
+    def fresh(self):
+        with jax.set_mesh(self.mesh):
+            return states.create(self.task, self.optimizer, self.one, seed=0, mesh=self.mesh)
+
+    def after(self, count):
+        state = self.fresh()
+        with jax.set_mesh(self.mesh):
+            for _ in range(count):
+                state, metrics = self.step(state, self.batch)
+        return state, float(metrics["loss"].compute())
+
+
+def largest_difference(one, other):
+    def flat(state):
+        return paths.flatten(jax.device_get(state.params))
+
+    return max(np.abs(a - b).max() for a, b in zip(flat(one).values(), flat(other).values(), strict=True))
+
+
+# Adafactor divides gradients that are zero but for rounding by their own size, so runs part ways on any two layouts.
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_a_run_is_the_same_however_its_state_is_split(name):
+    whole, loss = Layout(1, devices=1, name=name).after(3)
+    for fsdp in (2, 8):
+        split, other = Layout(fsdp, name=name).after(3)
+        np.testing.assert_allclose(other, loss, rtol=1e-4)
+        assert largest_difference(split, whole) < 1e-3, fsdp
+
+
+def test_a_device_holds_a_fraction():
+    def held(layout):
+        state = layout.fresh()
+        leaves = jax.tree.leaves((state.params, state.opt_state))
+        return sum(x.addressable_shards[0].data.nbytes for x in leaves), sum(x.nbytes for x in leaves)
+
+    own, everything = held(Layout(8))
+    assert everything / 8 < own < everything / 5
+    own, everything = held(Layout(1))
+    assert own == everything
+
+
+def test_traffic_is_at_its_floor():
+    """Split parameters are gathered once, their gradients scattered once; the rest, and statistics, reduced once."""
+    for fsdp in (1, 4):
+        layout = Layout(fsdp)
+        with jax.set_mesh(layout.mesh):
+            compiled = layout.step.lower(layout.like, layout.batch).compile()
+        found = {kind: traffic.bytes for kind, traffic in collectives.read(compiled.as_text()).items()}
+        split, kept, statistics = (
+            4 * sum(x.size for x in jax.tree.leaves(tree) if (x.sharding.spec != P()) == is_split)
+            for tree, is_split in (
+                (layout.like.params, True),
+                (layout.like.params, False),
+                (layout.like.model_state, True),
+            )
+        )
+        reduced = split / fsdp + kept + 4 * sum(x.size for x in jax.tree.leaves(layout.like.model_state))
+        assert abs(found["all-reduce"] - reduced) < 2**12, "and a few scalars"
+        embeddings, numbers = 2 * ROWS * 16 * 4, ROWS * 4
+        assert found["all-gather"] == split + statistics + embeddings + numbers
+        if fsdp > 1:
+            assert split > 3 * kept
+            assert found["reduce-scatter"] == split / fsdp + embeddings / 8
+        else:
+            assert split == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [((8, 8), (1, 1)), ((1, 8), (4, 8)), ((2, 8), (2, 4))], ids=str)
+def test_a_checkpoint_restores_onto_another_mesh(before, after, tmp_path):
+    state, _ = Layout(before[0], devices=before[1]).after(1)
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        checkpoints.save(state, {})
+        checkpoints.wait()
+        like = Layout(after[0], devices=after[1]).like
+        restored = checkpoints.restore(like)
+    for path, x in paths.flatten(restored.params).items():
+        assert x.sharding == paths.flatten(like.params)[path].sharding
+    assert largest_difference(restored, state) == 0.0
