@@ -19,9 +19,10 @@ Config = Any  # a ml_collections.ConfigDict: what its values are, no type checke
 
 SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "checkpoint", "log_every", "evals",
             "evaluate_every", "export", "init", "freeze", "stages")  # fmt: skip
-# What may differ between a run and its continuation: how it is watched, not what it computes.
+# What may differ between a run and its continuation: how it is watched and computed, not what it computes.
 FREE_ON_RESUME = ("log_every", "checkpoint", "evals", "evaluate_every", "export", "data/threads", "data/prefetch",
-                  "data/max_bad_share", "mesh", "stages")  # fmt: skip
+                  "data/max_bad_share", "mesh", "stages", "task/micro_batches", "task/loss_form", "task/loss_block",
+                  "task/image/remat", "task/text/remat")  # fmt: skip
 
 
 def nearest(key: str, known: Sequence[str]) -> str:

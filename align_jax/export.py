@@ -26,8 +26,8 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     """Writes <workdir>/export: model.safetensors, config.json, vocab.txt, preprocessing.json and embeddings."""
     folder = parts.workdir / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    params = parts.optimizer.averaged(state.params, state.opt_state)
-    tree = paths.flatten({"params": params, "model_state": state.model_state})
+    model = Model(parts, parts.optimizer.averaged(state.params, state.opt_state), state.model_state)
+    tree = paths.flatten({"params": model.params, "model_state": model.model_state})
     partial = folder / "model.partial"
     save_file({path: np.asarray(leaf) for path, leaf in tree.items()}, partial)
     partial.replace(folder / "model.safetensors")
@@ -38,7 +38,7 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
         "scale": 1 / 127.5, "offset": -1.0, "text_length": parts.pairs.text_length,
     }  # fmt: skip
     write_json(folder / "preprocessing.json", preprocessing)
-    embed_source(Model(parts, params, state.model_state), source, folder / "embeddings")
+    embed_source(model, source, folder / "embeddings")
     return folder
 
 

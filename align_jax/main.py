@@ -44,8 +44,8 @@ def _run(config: Config, workdir: Path) -> None:
         Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints,
     ):
         # Where a run starts from: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.
-        state = parts.fresh()
-        state = checkpoints.restore(state) if checkpoints.latest() is not None else initial(state)
+        resumed = checkpoints.latest() is not None
+        state = checkpoints.restore(parts.shapes()) if resumed else initial(parts.fresh())
         print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
               f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
         write_parameters(workdir / "parameters.txt", state.params)

@@ -63,5 +63,5 @@ def load(path: str | Path) -> Model:
 def parts_of(folder: Path) -> runs.Run:
     """The parts of a run or of an export, on all devices of this machine, whatever mesh it was trained on."""
     config = configs.load(folder / "config.json")
-    config.mesh = ConfigDict()
+    config.mesh = ConfigDict({"fsdp": jax.device_count()})  # the optimizer's state need not fit on one
     return runs.prepare(config, folder, None)

@@ -4,6 +4,7 @@ python -m align_jax.plan --config=configs/align_l2.py --topology=v4:8x8x8 [--pri
 """
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,30 +27,35 @@ SWEEP = flags.DEFINE_bool("sweep", False, "try remat, fsdp and micro_batches in 
 JSON = flags.DEFINE_bool("json", False, "print one JSON object as the last line")
 
 
-def variants(config: Config) -> Iterator[tuple[str, Config]]:
+def variants(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
     """(what changes, config) in order of cost: operations first (remat and micro-batches each embed once more)."""
+    ways = math.gcd(8, devices)
     for remat, micro, fsdp in (
-        ("none", 1, 1), ("none", 1, 8), ("block", 1, 1), ("block", 1, 8), ("none", 2, 8), ("none", 4, 8),
-        ("none", 8, 8), ("block", 2, 8), ("block", 4, 8), ("block", 8, 8),
+        ("none", 1, 1), ("none", 1, ways), ("block", 1, 1), ("block", 1, ways), ("none", 2, ways), ("none", 4, ways),
+        ("none", 8, ways), ("block", 2, ways), ("block", 4, ways), ("block", 8, ways),
     ):  # fmt: skip
         own: Config = ConfigDict(configs.plain(config))
-        own.task.image.remat = own.task.text.remat = remat
+        with own.ignore_type():  # a policy may have been a list of names
+            own.task.image.remat = own.task.text.remat = remat
         own.task.micro_batches, own.mesh.fsdp = micro, fsdp
         yield f"remat={remat}, fsdp={fsdp}, micro_batches={micro}", own
 
 
 def cheapest(config: Config, topology: Topology) -> Config:
     """The first of `variants` that fits; AlignError where none does."""
-    for name, variant in variants(config):
+    refused = None
+    for name, variant in variants(config, topology.devices):
         try:
             found = ask(variant, topology, full=FULL.value)
-        except AlignError as error:  # rows that do not divide: another one may
+        except AlignError as error:  # rows that do not divide: those of another may
             print(f"{name}: {error}")
+            refused = error
             continue
+        refused = AlignError(f"{topology.name}: nothing that was tried fits; take a larger slice or a smaller batch")
         print(f"{name}: {verdict(found)}")
         if found["fits"]:
             return variant
-    raise AlignError(f"{topology.name}: nothing that was tried fits; take a larger slice or a smaller batch")
+    raise refused or AlignError(f"{topology.name}: nothing was tried")
 
 
 def estimate(

@@ -84,15 +84,18 @@ class Run:
             self.task, self.optimizer, self.task.dummy_batch(1), seed=self.config.seed, mesh=self.mesh
         )  # fmt: skip
 
+    def shapes(self) -> TrainState:
+        """What a state looks like, and where its parts live."""
+        return states.abstract(self.task, self.optimizer, self.task.dummy_batch(1), mesh=self.mesh)
+
     def restored(self) -> TrainState:
         """The state of the last finished checkpoint in the work directory."""
-        like = states.abstract(self.task, self.optimizer, self.task.dummy_batch(1), mesh=self.mesh)
         with Checkpoints(self.workdir / "checkpoints", **self.config.checkpoint) as checkpoints:
             if checkpoints.latest() is None:
                 raise AlignError(
                     f"{self.workdir}: expected a finished checkpoint in checkpoints/, found none; train first"
                 )
-            return checkpoints.restore(like)
+            return checkpoints.restore(self.shapes())
 
 
 def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run:

@@ -28,16 +28,17 @@ def make_mesh(*, fsdp: int = 1, devices: int | None = None) -> Mesh:
     """A mesh over the first `devices` devices (all by default), `fsdp` of them on the inner axis."""
     found = jax.devices()
     count = devices or len(found)
-    if count > len(found) or count % fsdp:
+    if count > len(found) or fsdp < 1 or count % fsdp:
         raise AlignError(
-            f"mesh: expected devices ({count}) to be at most the {len(found)} found and a multiple of fsdp ({fsdp})"
+            f"mesh: expected devices ({count}) to be at most the {len(found)} found and a multiple of fsdp ({fsdp}), "
+            "which is at least 1"
         )
     return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=found[:count])
 
 
 def mesh_over(devices: np.ndarray, *, fsdp: int = 1) -> Mesh:
     """A mesh over devices that are not here, in their own order: for compiling, not for running."""
-    if devices.size % fsdp:
+    if fsdp < 1 or devices.size % fsdp:
         raise AlignError(f"mesh: expected the {devices.size} devices to be a multiple of fsdp, found {fsdp}")
     return Mesh(devices.reshape(-1, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -58,7 +59,7 @@ def _spec(axis: int) -> P:
 
 
 def of_state(mesh: Mesh, shapes: PyTree) -> PyTree:
-    """Where each array of a state lives: parameters, their averages and moments split over `fsdp`, the rest whole."""
+    """Where each array of a state lives: large ones split over `fsdp`, the rest whole."""
     ways = mesh.shape["fsdp"]
     return jax.tree.map(lambda x: NamedSharding(mesh, _spec(split_axis(x.shape, ways))), shapes)
 

@@ -32,12 +32,17 @@ def get_config() -> ConfigDict:
                 "bn_group_size": 128,  # rows that share BatchNorm statistics; two groups, for two cores
                 "stochastic_depth": 0.0,  # minutes of training do not overfit
                 "padding": "hf",
+                "remat": "none",  # or "block": less memory, more time
             },
-            "text": {"size": "tiny", "dropout": 0.05, "attention_dropout": 0.05},  # 2 layers of 128
+            "text": {"size": "tiny", "dropout": 0.05, "attention_dropout": 0.05, "remat": "none"},  # 2 x 128
             "embedding": 128,
             "image_projection": True,  # from 192 features
             "temperature": 0.07,  # at the start: from 1.0 it would take longer than the run to come down
             "label_smoothing": 0.0,  # with 256 candidates, 0.1 would be felt
+            "objective": "softmax",  # or "sigmoid"
+            "negatives": 1.0,  # share of the in-batch negatives that count
+            "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
+            "micro_batches": 1,  # slices of each device's rows: less memory, the same step
             "duplicates": "ignored",  # many captions of a batch name the same category
         },
         "data": {

@@ -4,6 +4,10 @@ source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
   efficientnet | losses) ;;
+  [!-]*)
+    echo "error: expected efficientnet or losses, found $1" >&2
+    exit 2
+    ;;
   *)
     cat <<'HELP'
 bash launch/bench.sh efficientnet [--rounds=6]   EfficientNet-B0 forward and backward against torch, on one core

@@ -1,7 +1,7 @@
 """EfficientNet-B0 on one CPU thread against Hugging Face's torch model: forward and backward in train mode, float32.
 
 Both run in this process, in turn, and the best of N counts, in process CPU time: so a busy machine disturbs the ratio
-little. Example: launch/bench.sh --rounds=10
+little. Example: launch/bench.sh efficientnet --rounds=10
 """
 
 import argparse

@@ -95,7 +95,7 @@ def main():
     cases = [
         {"duplicates": duplicates, "negatives": negatives, "smoothing": smoothing, "sigmoid": sigmoid}
         for sigmoid, smoothing in ((False, 0.1), (True, 0.0))
-        for duplicates, negatives in (("negatives", 1.0), ("shared", 1.0), ("ignored", 1.0), ("shared", 0.5))
+        for duplicates, negatives in (("negatives", 1.0), ("shared", 1.0), ("ignored", 0.5), ("shared", 0.5))
     ]
     for case, form, (devices, block) in itertools.product(cases, FORMS, ((1, 64), (2, 3), (8, 3))):
         if form == "dense" and block == 64:

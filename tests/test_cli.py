@@ -70,6 +70,7 @@ def refused(config, workdir, match):
         ("data.source.name", "emojis", "data.source.name: expected one of"),
         ("data.vocab.path", "none.txt", "expected a vocab.txt, found no none.txt"),
         ("optim.name", "adam", "optim.name: expected one of"),
+        ("mesh.fsdp", 0, r"a multiple of fsdp \(0\), which is at least 1"),
         ("mesh.devices", 9, r"expected devices \(9\) to be at most the 8 found"),
         ("evals.x", {"kind": "retrieva"}, "evals.x.kind: found 'retrieva'; did you mean 'retrieval'"),
         ("init", ({"checkpoint": "none", "paths": {"": ""}},), "config.init: expected a run or an export, found none"),
@@ -120,6 +121,7 @@ def test_a_run_of_another_config_is_refused_and_kept(config, tmp_path):
 def test_how_a_run_is_watched_may_change(config, tmp_path):
     configs.save(config, tmp_path / "config.json")
     config.log_every, config.data.threads, config.checkpoint.every, config.mesh.devices = 5, 1, 7, 2
+    config.task.micro_batches, config.task.loss_form, config.task.image.remat = 2, "ring", "block"
     configs.refuse_other(config, tmp_path / "config.json")
 
 

@@ -1,6 +1,7 @@
 """Every config in configs/ builds its task and traces a step on shapes alone."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -67,3 +68,16 @@ def test_override_of_the_shape_of_the_loss():
     config.task.embedding = 640
     with pytest.raises(Exception, match=r"set --config\.task\.embedding=1376 or --config\.task\.image_projection=True"):
         tasks.make(config)
+
+
+README = (FOLDER.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("key", sorted(set(re.findall(r"--config\.(task\.[\w.]+|mesh\.[\w.]+)=", README))))
+def test_what_the_readme_overrides_is_there(path, key):
+    """A key that a config lacks cannot be set from the command line."""
+    node = load(path).get_config()
+    for part in key.split("."):
+        assert part in node, f"{path.stem} has no {key}"
+        node = node[part]

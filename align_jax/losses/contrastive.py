@@ -48,7 +48,8 @@ def contrastive_loss(
       ids: uint32 [B, K, 2]: rows of the global batch that agree in one of K ids (of image, of caption) are duplicates.
       duplicates: what a duplicate of a row's own pair is: one of the "negatives", as in the paper; "shared": a positive
         too, and each of them gets an equal part of the target; "ignored": no candidate.
-      label_smoothing: eps; the target is (1 - eps) on the pair plus eps / N on every candidate. Softmax only.
+      label_smoothing: eps; the target is (1 - eps) on the pair plus eps / count on each of its candidates (N, unless
+        `negatives` or `duplicates` leave some out). Softmax only.
       negatives: share of the N - 1 other rows that serve as negatives (the ablation of Table 8). The rows that follow
         in the batch are taken: the batch is shuffled, so they are a random choice.
       form: "dense" gathers both sides and holds all B x N logits; "streamed" gathers and holds B x `block`; "ring"
