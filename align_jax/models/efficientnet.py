@@ -140,19 +140,21 @@ class Block(nn.Module):
     drop: float
     padding: str
     norm: Callable[..., BatchNorm]
+    marked: bool = False  # whether a policy names values of this block
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, keys: jax.Array | None) -> jax.Array:
         shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        mark = remat.named if self.marked else lambda value, _: value
         channels = x.shape[-1]
         h = x
         if self.expand != 1:
-            h = remat.named(Conv(channels * self.expand, 1, name="expand_conv", **shared)(h), "expand")
+            h = mark(Conv(channels * self.expand, 1, name="expand_conv", **shared)(h), "expand")
             h = nn.swish(self.norm(name="expand_bn")(h, train=train))
         h = Conv(h.shape[-1], self.kernel, self.stride, self.padding, True, name="depthwise_conv", **shared)(h)
-        h = remat.named(h, "depthwise")
+        h = mark(h, "depthwise")
         h = nn.swish(self.norm(name="depthwise_bn")(h, train=train))
 
         squeezed = max(1, channels // 4)
@@ -160,7 +162,7 @@ class Block(nn.Module):
         gate = nn.sigmoid(nn.Dense(h.shape[-1], kernel_init=conv_init, name="se_expand", **shared)(gate))
         h = h * gate[:, None, None]
 
-        h = remat.named(Conv(self.filters, 1, name="project_conv", **shared)(h), "project")
+        h = mark(Conv(self.filters, 1, name="project_conv", **shared)(h), "project")
         h = self.norm(name="project_bn")(h, train=train)
         return x + drop_path(h, self.drop, keys) if h.shape == x.shape else h
 
@@ -212,6 +214,7 @@ class EfficientNet(nn.Module):
                 drop=self.stochastic_depth * index / len(layout),
                 padding=self.padding,
                 norm=norm,
+                marked=self.remat not in remat.POLICIES,
                 name=f"block_{index}",
                 **shared,
             )
