@@ -43,7 +43,8 @@ def variants(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
 
 def cheapest(config: Config, topology: Topology) -> Config:
     """The first of `variants` that fits; AlignError where none does."""
-    refused = None
+    refused: AlignError | None = None
+    compiled = False
     for name, variant in variants(config, topology.devices):
         try:
             found = ask(variant, topology, full=FULL.value)
@@ -51,11 +52,13 @@ def cheapest(config: Config, topology: Topology) -> Config:
             print(f"{name}: {error}")
             refused = error
             continue
-        refused = AlignError(f"{topology.name}: nothing that was tried fits; take a larger slice or a smaller batch")
+        compiled = True
         print(f"{name}: {verdict(found)}")
         if found["fits"]:
             return variant
-    raise refused or AlignError(f"{topology.name}: nothing was tried")
+    if refused is not None and not compiled:
+        raise refused
+    raise AlignError(f"{topology.name}: nothing that was tried fits; take a larger slice or a smaller batch")
 
 
 def estimate(

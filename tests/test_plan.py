@@ -12,7 +12,7 @@ from tiny_run import config as tiny_config
 from tiny_run import manifest
 
 from align_jax import sharding
-from align_jax.planning import ask, collectives, flops
+from align_jax.planning import ask, collectives, compile, flops
 from align_jax.planning.topology import parse
 from align_jax.types import AlignError
 
@@ -112,6 +112,16 @@ ENTRY %main (a: f32[4]) -> f32[8] {
 """
     found = {kind: traffic.bytes for kind, traffic in collectives.read(hlo).items()}
     assert found == {"all-gather": 32, "collective-permute": 16, "all-reduce": 32}
+
+
+def test_what_the_compiler_says_of_too_much_memory():
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (62.54G) exceeds "
+        "available HBM (15.48G)\nmore"
+    )
+    found = compile._too_much(message)
+    assert (found["fits"], found["peak_bytes"], found["limit_bytes"]) == (False, 62.54 * 2**30, 15.48 * 2**30)
+    assert "limit_bytes" not in compile._too_much("RESOURCE_EXHAUSTED: no numbers"), "what is known of the chip stands"
 
 
 def run(path, topology, *arguments):

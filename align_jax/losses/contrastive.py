@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from align_jax.losses import ring, streamed
 from align_jax.losses.candidates import Marks, Rows, Rules, Scale, gather
+from align_jax.losses.form import How
 from align_jax.losses.objectives import Objective, Sigmoid, Softmax
 from align_jax.types import Mean
 
@@ -73,7 +74,7 @@ def contrastive_loss(
         found = (_dense(*sides, scale, rules, objective, axis_names) for sides in ((images, texts), (texts, images)))
     else:
         contrast = {"streamed": streamed, "ring": ring}[form].contrast
-        found = contrast(image, text, scale, marks, rules=rules, objective=objective, axis_names=axis_names, size=block)
+        found = contrast(How(rules, objective, axis_names, block), image, text, scale, marks)
     (forth, image_hits), (back, text_hits) = found
     count = jnp.asarray(rows, image.dtype)
     return Contrastive(Mean((forth + back).sum(), count), Mean(image_hits.sum(), count), Mean(text_hits.sum(), count))

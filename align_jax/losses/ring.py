@@ -6,31 +6,15 @@ one tile of logits. What a text collects on its way is the sums over the images 
 gradient (backward). On many devices with few rows each, most of the time is N / B dependent sends: there, gather.
 """
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from align_jax.losses import blocks
-from align_jax.losses.candidates import Marks, Rows, Rules, Scale
-from align_jax.losses.objectives import Objective
+from align_jax.losses.candidates import Rows
+from align_jax.losses.form import How, with_gradient
 
 
-def contrast(
-    image: jax.Array, text: jax.Array, scale: Scale, marks: Marks, *, rules: Rules, objective: Objective,
-    axis_names: tuple[str, ...], size: int,
-) -> Any:  # fmt: skip
-    """((losses, hits) of the images here, (losses, hits) of the texts), [B] each. `size`: side of a tile of logits."""
-    return _contrast((rules, objective, axis_names, size), image, text, scale, marks)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _contrast(how, image, text, scale, marks):
-    return _forward(how, image, text, scale, marks)[0]
-
-
-def _forward(how, image, text, scale, marks):
+def _forward(how: How, image, text, scale, marks):
     images, texts = Rows(image, marks), Rows(text, marks)
     rules, objective, axis_names, size = how
 
@@ -54,7 +38,7 @@ def _forward(how, image, text, scale, marks):
     return found, (images, texts, scale, objective.norms(forth), objective.norms(back))
 
 
-def _backward(how, kept, cotangents):
+def _backward(how: How, kept, cotangents):
     rules, objective, axis_names, size = how
     images, texts, scale, forth, back = kept
     (image_weight, _), (text_weight, _) = cotangents
@@ -80,7 +64,8 @@ def _backward(how, kept, cotangents):
     return image, text, scale.gradients(images.vectors, image, bias), None
 
 
-_contrast.defvjp(_forward, _backward)
+# `how.size`: side of a tile of logits.
+contrast = with_gradient(_forward, _backward)
 
 
 def _added(gradient, change, vectors, at):

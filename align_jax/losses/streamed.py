@@ -6,54 +6,41 @@ it, so no (N, D) gradient is scattered. The price is that each logit is computed
 in the dense form, with B rows here; the ring takes 8.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from align_jax.losses import blocks
-from align_jax.losses.candidates import Marks, Rows, Rules, Scale, gather
-from align_jax.losses.objectives import Objective
+from align_jax.losses.candidates import Rows, Scale, gather
+from align_jax.losses.form import How, with_gradient
 
 
-def contrast(
-    image: jax.Array, text: jax.Array, scale: Scale, marks: Marks, *, rules: Rules, objective: Objective,
-    axis_names: tuple[str, ...], size: int,
-) -> Any:  # fmt: skip
-    """((losses, hits) of the images here, (losses, hits) of the texts), [B] each. `size`: candidates in a block."""
-    return _contrast((rules, objective, axis_names, size), image, text, scale, marks)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _contrast(how, image, text, scale, marks):
-    return _forward(how, image, text, scale, marks)[0]
-
-
-def _forward(how, image, text, scale, marks):
+def _forward(how: How, image, text, scale, marks):
     images, texts = Rows(image, marks), Rows(text, marks)
-    _, objective, axis_names, _ = how
-    everyone = gather((images, texts), axis_names)
+    objective = how.objective
+    everyone = gather((images, texts), how.axis_names)
     forth = _sums(how, images, everyone[1], scale)
     back = _sums(how, texts, everyone[0], scale)
     found = tuple((objective.losses(sums), sums.best.hits()) for sums in (forth, back))
     return found, (images, texts, scale, everyone, (objective.norms(forth), objective.norms(back)))
 
 
-def _backward(how, kept, cotangents):
+def _backward(how: How, kept, cotangents):
     images, texts, scale, (all_images, all_texts), (forth, back) = kept
     (image_weight, _), (text_weight, _) = cotangents
     image_side, text_side = (forth, image_weight), (back, text_weight)
-    all_image_side, all_text_side = gather((image_side, text_side), how[2])
+    all_image_side, all_text_side = gather((image_side, text_side), how.axis_names)
     image, bias = _gradient(how, images, image_side, all_texts, all_text_side, scale)
     text, _ = _gradient(how, texts, text_side, all_images, all_image_side, scale)
     return image, text, scale.gradients(images.vectors, image, bias), None
 
 
-_contrast.defvjp(_forward, _backward)
+# `how.size`: candidates in a block.
+contrast = with_gradient(_forward, _backward)
 
 
-def _sums(how, queries: Rows, candidates: Rows, scale: Scale) -> Any:
+def _sums(how: How, queries: Rows, candidates: Rows, scale: Scale) -> Any:
     rules, objective, _, size = how
     total = candidates.vectors.shape[0]
 
@@ -69,7 +56,7 @@ def _sums(how, queries: Rows, candidates: Rows, scale: Scale) -> Any:
     return jax.lax.scan(step, over(jnp.int32(0)), jnp.arange(1, blocks.count(total, size), dtype=jnp.int32))[0]
 
 
-def _gradient(how, queries: Rows, query_side, candidates: Rows, candidate_side, scale: Scale):
+def _gradient(how: How, queries: Rows, query_side, candidates: Rows, candidate_side, scale: Scale):
     """(d loss / d queries.vectors, sum of d loss / d logits) of the queries' losses and of their candidates'."""
     rules, objective, _, size = how
     total = candidates.vectors.shape[0]

@@ -30,8 +30,6 @@ def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
     """What `plan` prints, per device and step."""
     mesh = sharding.mesh_over(devices_of(topology), fsdp=config.mesh.get("fsdp", 1))
     task = tasks.make(config)
-    rows = sharding.local_rows(mesh, config.batch_size)
-    task.check(len(rows) // mesh.size)
     optimizer = configs.call(
         optim.make, config.optim, where="config.optim", steps=config.steps, freeze=tuple(config.freeze)
     )
@@ -47,7 +45,7 @@ def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
             "devices": mesh.size,
             "device_unit": topology.device_unit,
             "limit_bytes": topology.limit_bytes,
-            "rows_per_device": len(rows) // mesh.size,
+            "rows_per_device": config.batch_size // mesh.size,
             "flops": flops.count(traced.jaxpr.jaxpr),
             "parameter_bytes": _bytes(state.params),
             "optimizer_bytes": _bytes(state.opt_state),
@@ -80,9 +78,10 @@ def devices_of(topology: Topology) -> np.ndarray:
 
 
 def _too_much(message: str) -> dict[str, Any]:
-    match = _TOO_MUCH.search(message)
-    needed, limit = (float(match[i]) * _UNITS[match[i + 1]] for i in (1, 3)) if match else (None, None)
-    return {"fits": False, "peak_bytes": needed, "limit_bytes": limit, "verdict": message.splitlines()[0]}
+    found: dict[str, Any] = {"fits": False, "peak_bytes": None, "verdict": message.splitlines()[0]}
+    if match := _TOO_MUCH.search(message):
+        found |= {name: float(match[i]) * _UNITS[match[i + 1]] for name, i in (("peak_bytes", 1), ("limit_bytes", 3))}
+    return found
 
 
 def _bytes(tree: Any) -> int:
