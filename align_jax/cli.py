@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +33,19 @@ def _guarded(call: Callable[[], None]) -> None:
         call()
     except AlignError as error:
         _fail(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        _fail(
+            f"process {jax.process_index()} of {jax.process_count()}: {str(error).splitlines()[0][:200]}; most often "
+            "another process has ended, and its output says why; start all again, they go on from the last checkpoint"
+        )
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        _end(1)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -43,4 +57,12 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _fail(text: str) -> NoReturn:
     print(f"error: {text}", file=sys.stderr)
-    sys.exit(2)
+    _end(2)
+
+
+def _end(status: int) -> NoReturn:
+    if jax.distributed.is_initialized():  # an orderly end would wait for the others, who wait for this process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

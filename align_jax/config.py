@@ -20,9 +20,9 @@ Config = Any  # a ml_collections.ConfigDict: what its values are, no type checke
 SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "checkpoint", "log_every", "evals",
             "evaluate_every", "export", "init", "freeze", "stages")  # fmt: skip
 # What may differ between a run and its continuation: how it is watched and computed, not what it computes.
-FREE_ON_RESUME = ("log_every", "checkpoint", "evals", "evaluate_every", "export", "data/threads", "data/prefetch",
-                  "data/max_bad_share", "mesh", "stages", "task/micro_batches", "task/loss_form", "task/loss_block",
-                  "task/image/remat", "task/text/remat")  # fmt: skip
+FREE_ON_RESUME = ("log_every", "checkpoint", "evals", "evaluate_every", "export", "data.threads", "data.prefetch",
+                  "data.max_bad_share", "mesh", "stages", "task.micro_batches", "task.loss_form", "task.loss_block",
+                  "task.image.remat", "task.text.remat")  # fmt: skip
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
@@ -73,16 +73,8 @@ def plain(config: Config) -> dict[str, Any]:
     return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
 
 
-def save(config: Config, path: Path) -> None:
-    """Writes the resolved config beside the run, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(plain(config), indent=2) + "\n")
-    partial.replace(path)
-
-
 def load(path: Path) -> Config:
-    """A resolved config that `save` wrote."""
+    """The resolved config that stands beside a run or in an export."""
     if not path.exists():
         raise AlignError(f"expected a run or an export, found no {path}; give the folder that holds config.json")
     return ConfigDict(json.loads(path.read_text()))
@@ -92,19 +84,20 @@ def refuse_other(config: Config, path: Path) -> None:
     """Refuses to continue the run whose config stands at `path` with one that computes something else."""
     if not path.exists():
         return
-    old, new = (_identity(plain(c)) for c in (load(path), config))
+    old, new = (flat(plain(c), without=FREE_ON_RESUME) for c in (load(path), config))
     for key in sorted(old | new):
         if old.get(key) != new.get(key):
             raise AlignError(
-                f"{path.parent} holds a run with config.{key.replace('/', '.')} = {old.get(key)!r}, this one has "
+                f"{path.parent} holds a run with {key} = {old.get(key)!r}, this one has "
                 f"{new.get(key)!r}; give another --workdir or the same value"
             )
 
 
-def _identity(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], *, without: Sequence[str] = (), prefix: str = "config.") -> dict[str, Any]:
+    """Dotted key -> value of a plain config, as overrides name them, but for sections and keys `without`."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
-        if prefix + key in FREE_ON_RESUME:
-            continue
-        flat.update(_identity(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value})
-    return flat
+        name = prefix + key
+        if name.removeprefix("config.") not in without:
+            found |= flat(value, without=without, prefix=f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from absl import flags
 from tqdm import tqdm
 
+from align_jax import files
 from align_jax.cli import main_of
 from align_jax.data import source as sources
 from align_jax.data.source import Record, Source
@@ -37,15 +38,17 @@ def embed_source(model: Model, source: Source, out: Path) -> None:
     the next run with the same weights and number of records.
     """
     pieces = out / f"pieces-{_checksum(model):08x}-{len(source)}"
-    pieces.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(source), unit="image", desc=f"embedding into {out}", disable=None) as bar:
         for start in range(0, len(source), PIECE):
             rows = range(start, min(start + PIECE, len(source)))
             if not (pieces / f"{start}").exists():
                 partial = pieces / f"{start}.partial"
                 _embed_piece(model, _Reader(source, rows), partial)
-                partial.rename(pieces / f"{start}")
+                if files.is_writer():
+                    partial.rename(pieces / f"{start}")
             bar.update(len(rows))
+    if not files.is_writer():
+        return
     folders = [pieces / f"{start}" for start in range(0, len(source), PIECE)]
     for name in ("images", "texts"):
         _join(folders, out, name)
@@ -69,7 +72,6 @@ class _Reader:
 
 
 def _embed_piece(model: Model, reader: _Reader, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
     with jax.set_mesh(model.mesh):
         images, bad = model.embedder.images(model.params, model.model_state, reader)
         records = [reader.records[i] for i in range(len(reader))]
@@ -78,6 +80,9 @@ def _embed_piece(model: Model, reader: _Reader, folder: Path) -> None:
         texts = np.zeros((0, images.shape[1]), images.dtype)
         if unique:
             texts = model.embedder.texts(model.params, model.model_state, list(unique))
+    if not files.is_writer():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", images)
     np.save(folder / "texts.npy", texts[[unique[text] for _, text in pairs]])
     rows = [

@@ -11,22 +11,26 @@ from absl import flags
 from ml_collections import config_flags
 
 from align_jax import config as configs
+from align_jax import files, train, warm_start
 from align_jax import run as runs
-from align_jax import train, warm_start
 from align_jax.checkpoint import Checkpoints
 from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.export import export
+from align_jax.hosts.start import start
 from align_jax.metrics import Recorder, write_parameters
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results", required=True)
 
+WAIT = flags.DEFINE_float("wait", 300.0, "seconds to wait for the other processes of a run", 1.0)
 
-def run(config: Config, workdir: Path) -> None:
-    """One run, or one after the other for each of `config.stages`."""
+
+def run(config: Config, workdir: Path, *, wait: float = 300.0) -> None:
+    """One run, or one after the other for each of `config.stages`; waits `wait` seconds for its other processes."""
     configs.check(config)
+    start(configs.flat(configs.plain(config)) | {"workdir": str(workdir)}, seconds=wait)
     for stage, folder in runs.stage_configs(config, workdir):
         _run(stage, folder)
 
@@ -38,7 +42,7 @@ def _run(config: Config, workdir: Path) -> None:
     batches = parts.stream(source)
     evaluators = parts.evaluators()
     initial = warm_start.make(config.init)
-    configs.save(config, workdir / "config.json")
+    files.write_json(workdir / "config.json", configs.plain(config))
     with (
         jax.set_mesh(parts.mesh),
         Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints,
@@ -46,8 +50,9 @@ def _run(config: Config, workdir: Path) -> None:
         # Where a run starts from: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.
         resumed = checkpoints.latest() is not None
         state = checkpoints.restore(parts.shapes()) if resumed else initial(parts.fresh())
-        print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
-              f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
+        if files.is_writer():
+            print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
+                  f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
         write_parameters(workdir / "parameters.txt", state.params)
         recorder = Recorder(
             workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every
@@ -69,7 +74,7 @@ def _run(config: Config, workdir: Path) -> None:
 
 def main(_: list[str]) -> None:
     """Checks the flags."""
-    run(CONFIG.value, Path(WORKDIR.value))
+    run(CONFIG.value, Path(WORKDIR.value), wait=WAIT.value)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ clu's own writers import TensorFlow; TensorBoard files are written by tensorboar
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 from clu import parameter_overview
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from align_jax import files
 from align_jax.types import Mean, Params, Result
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
@@ -26,19 +27,23 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
 class Recorder:
     """Takes device metrics one step late, so that reading them never waits for the step that is running.
 
-    Speed is counted from the end of the first step on: compilation is no training time, nor is evaluation.
+    Speed is counted from the end of the first step on: compilation is no training time, nor is evaluation. Metrics are
+    those of the global batch, so one process writes and speaks for all.
     """
 
     def __init__(self, workdir: Path, *, start: int, steps: int, rows: int, every: int):
         """`start`: finished steps; `rows`: of a global batch; `every`: steps between logged ones."""
+        self._writes = files.is_writer()
         workdir.mkdir(parents=True, exist_ok=True)
-        self._lines = (workdir / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._lines = (workdir / "metrics.jsonl" if self._writes else Path(os.devnull)).open("a", buffering=1)
+        board = str(workdir / "tensorboard")
+        self._board = SummaryWriter(board, purge_step=start + 1, write_to_disk=self._writes)
         self._every, self._steps, self._rows = every, steps, rows
         self._pending: tuple[int, Mapping[str, Mean]] | None = None
         self._left_out: list[Mean] = []  # of each step since the last logged one: whether it was not finite
         self._since: tuple[float, int] | None = None  # time and step from which the speed is counted
-        self._bar = tqdm(total=steps, initial=start, bar_format=BAR, disable=None, dynamic_ncols=True)
+        quiet = None if self._writes else True  # None: where the screen is no terminal
+        self._bar = tqdm(total=steps, initial=start, bar_format=BAR, disable=quiet, dynamic_ncols=True)
 
     def step(self, step: int, metrics: Mapping[str, Mean]) -> None:
         """Notes the metrics of step `step` (counted from 1), just started, and writes those of the one before."""
@@ -73,7 +78,7 @@ class Recorder:
         self.write(step, values)
         self._bar.set_postfix_str(text)
         if self._bar.disable:
-            print(f"step {step}/{self._steps}, {text}", file=sys.stderr)
+            self.message(f"step {step}/{self._steps}, {text}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and the same scalars for TensorBoard."""
@@ -90,7 +95,8 @@ class Recorder:
 
     def message(self, text: str) -> None:
         """A line or a table on screen, above the bar."""
-        self._bar.write(text, file=sys.stderr)
+        if self._writes:
+            self._bar.write(text, file=sys.stderr)
 
     def __enter__(self) -> "Recorder":
         return self
@@ -118,11 +124,5 @@ def table(results: list[Result]) -> str:
 
 def write_parameters(path: Path, params: Params) -> None:
     """A table of all parameters: path, shape, dtype, size."""
-    path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    text = parameter_overview.get_parameter_overview(params, include_stats=False) + "\n"
+    files.write(path, lambda partial: partial.write_text(text))

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from align_jax import config as configs
-from align_jax import evals, optim, sharding, tasks
+from align_jax import evals, files, optim, sharding, tasks
 from align_jax import state as states
 from align_jax.checkpoint import Checkpoints
 from align_jax.config import Config
@@ -20,7 +20,6 @@ from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
 from align_jax.evals.embedding import Embedder
-from align_jax.metrics import write_json
 from align_jax.optim import Optimizer
 from align_jax.state import TrainState
 from align_jax.types import AlignError, Batch, Evaluator, Result, Task
@@ -55,7 +54,8 @@ class Run:
         )  # fmt: skip
 
         def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
-            log = SkipLog(self.workdir / "skipped.jsonl", max_share=data.max_bad_share)
+            own = f"-{jax.process_index()}" if jax.process_count() > 1 else ""  # each process reads rows of its own
+            log = SkipLog(self.workdir / f"skipped{own}.jsonl", max_share=data.max_bad_share)
             for step, (batch, skips) in enumerate(stream.from_step(start), start):
                 log.add(step, len(rows), skips)
                 yield batch
@@ -109,6 +109,8 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     given = {"steps": config.steps, "freeze": tuple(config.freeze)}
     optimizer = configs.call(optim.make, config.optim, where="config.optim", **given)
     tokenizer = configs.call(vocab.tokenizer, data["vocab"], where="config.data.vocab", source=source, folder=workdir)
+    if source is not None:
+        files.write(workdir / vocab.FILE, tokenizer.save)
     pairs = Pairs(tokenizer, data["resize"], data["crop"], data["flip"], data["text_length"])
     embedder = Embedder(task.functions(), pairs, mesh=mesh, batch_size=min(config.batch_size, 256))
     return Run(config, workdir, mesh, pairs, task, optimizer, embedder)
@@ -116,7 +118,7 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
 
 def report(results: list[Result], workdir: Path) -> None:
     """Writes eval.json: a list of {name, value, n, protocol}."""
-    write_json(workdir / "eval.json", [result._asdict() for result in results])
+    files.write_json(workdir / "eval.json", [result._asdict() for result in results])
 
 
 def describe(state: TrainState) -> str:
@@ -157,6 +159,6 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
         if found:
             before = found[-1][1]
             own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]
-            own.data.vocab.path = str(before / "vocab.txt")  # rows of the embedding table keep their meaning
+            own.data.vocab.path = str(before / vocab.FILE)  # rows of the embedding table keep their meaning
         found.append((own, workdir / name))
     return found

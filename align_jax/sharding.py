@@ -7,7 +7,7 @@ for the step. A Task sees global arrays; what must run on each device's own rows
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -33,14 +33,24 @@ def make_mesh(*, fsdp: int = 1, devices: int | None = None) -> Mesh:
             f"mesh: expected devices ({count}) to be at most the {len(found)} found and a multiple of fsdp ({fsdp}), "
             "which is at least 1"
         )
-    return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=found[:count])
+    return mesh_over(found[:count], fsdp=fsdp)
 
 
-def mesh_over(devices: np.ndarray, *, fsdp: int = 1) -> Mesh:
-    """A mesh over devices that are not here, in their own order: for compiling, not for running."""
-    if fsdp < 1 or devices.size % fsdp:
-        raise AlignError(f"mesh: expected the {devices.size} devices to be a multiple of fsdp, found {fsdp}")
-    return Mesh(devices.reshape(-1, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+def mesh_over(devices: Sequence[Any], *, fsdp: int = 1) -> Mesh:
+    """A mesh over these devices, which need not be here, slice by slice and process by process.
+
+    So `data` is the outer axis between slices, `fsdp` stays within a host where it can, and the rows that a process
+    reads are neighbours in the batch.
+    """
+    if fsdp < 1 or len(devices) % fsdp:
+        raise AlignError(f"mesh: expected the {len(devices)} devices to be a multiple of fsdp, found {fsdp}")
+    grid = np.array(sorted(devices, key=order), dtype=object).reshape(-1, fsdp)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def order(device: Any) -> tuple[int, int, int]:
+    """What a mesh sorts its devices by."""
+    return getattr(device, "slice_index", 0), device.process_index, device.id
 
 
 def split_axis(shape: tuple[int, ...], ways: int) -> int:
@@ -86,8 +96,11 @@ def local_rows(mesh: Mesh, rows: int) -> range:
             f"batch_size: expected a multiple of the {mesh.size} devices, found {rows}; "
             f"set --config.batch_size={max(1, rows // mesh.size) * mesh.size}"
         )
-    share = rows // jax.process_count()
-    return range(jax.process_index() * share, (jax.process_index() + 1) * share)
+    everywhere = by_row(mesh).devices_indices_map((rows,))
+    own = [everywhere[device][0].indices(rows)[:2] for device in mesh.local_devices]
+    first, last = min(start for start, _ in own), max(stop for _, stop in own)
+    assert last - first == sum(stop - start for start, stop in own), "mesh_over sorts by process"
+    return range(first, last)
 
 
 def place(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ from tiny_run import config as tiny_config
 from tiny_run import manifest
 
 from align_jax import config as configs
-from align_jax import main, train
+from align_jax import files, main, train
 from align_jax import state as states
 from align_jax.types import AlignError
 
@@ -107,7 +107,7 @@ def test_a_batch_that_devices_cannot_share(config, tmp_path):
 
 
 def test_a_run_of_another_config_is_refused_and_kept(config, tmp_path):
-    configs.save(config, tmp_path / "run" / "config.json")
+    files.write_json(tmp_path / "run" / "config.json", configs.plain(config))
     before = (tmp_path / "run" / "config.json").read_text()
     config.task.image.width = 0.5
     with pytest.raises(
@@ -119,7 +119,7 @@ def test_a_run_of_another_config_is_refused_and_kept(config, tmp_path):
 
 
 def test_how_a_run_is_watched_may_change(config, tmp_path):
-    configs.save(config, tmp_path / "config.json")
+    files.write_json(tmp_path / "config.json", configs.plain(config))
     config.log_every, config.data.threads, config.checkpoint.every, config.mesh.devices = 5, 1, 7, 2
     config.task.micro_batches, config.task.loss_form, config.task.image.remat = 2, "ring", "block"
     configs.refuse_other(config, tmp_path / "config.json")
@@ -134,7 +134,7 @@ def test_a_failed_start_leaves_no_vocabulary_behind_that_counts(config, tmp_path
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "stale"]) + "\n")
     assert "stale" not in runs.prepare(config, tmp_path, source).pairs.tokenizer.pieces
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "kept"]) + "\n")
-    configs.save(config, tmp_path / "config.json")
+    files.write_json(tmp_path / "config.json", configs.plain(config))
     assert "kept" in runs.prepare(config, tmp_path, source).pairs.tokenizer.pieces
 
 

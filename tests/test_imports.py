@@ -16,8 +16,11 @@ MAY_IMPORT = {
     "types": set(),
     "config": {"types"},
     "paths": {"types"},
+    "files": set(),
+    "code": set(),
+    "hosts": {"types", "code"},
     "cli": {"types"},
-    "metrics": {"types"},
+    "metrics": {"types", "files"},
     "sharding": {"types"},
     "losses": {"types", "sharding"},
     "data": LOW,
@@ -27,8 +30,8 @@ MAY_IMPORT = {
     "checkpoint": {"types", "paths", "sharding", "optim", "state"},
     "train": {"types", "sharding", "state", "optim", "metrics", "checkpoint"},
     "tasks": LOW | {"paths", "sharding", "losses", "data", "models"},
-    "evals": LOW | {"paths", "sharding", "data", "metrics"},
-    "planning": LOW | {"cli", "metrics", "sharding", "tasks", "optim", "state", "train"},
+    "evals": LOW | {"paths", "files", "sharding", "data", "metrics"},
+    "planning": LOW | {"cli", "code", "files", "metrics", "sharding", "tasks", "optim", "state", "train"},
     "interop": LOW | {"paths", "models"},
 }
 

@@ -6,18 +6,20 @@ from align_jax.data.source import Source
 from align_jax.data.text import WordPiece
 from align_jax.types import AlignError
 
+FILE = "vocab.txt"
+
 
 def tokenizer(
     source: Source | None, *, folder: Path, size: int, path: str | None = None, lowercase: bool = True
 ) -> WordPiece:
-    """The tokenizer of `config.data.vocab`, whose vocabulary stands in <folder>/vocab.txt from then on.
+    """The tokenizer of `config.data.vocab`; the caller keeps its vocabulary in <folder>/vocab.txt.
 
     Args:
       source: whose texts to learn from; None where the folder must have the vocabulary already.
       size: rows of the embedding table; the vocabulary has at most as many pieces.
       path: a vocab.txt to use instead of learning one; empty: none. lowercase: also strips accents.
     """
-    kept = folder / "vocab.txt"
+    kept = folder / FILE
     # Without a config.json beside it, it is left from a start that failed, perhaps with another config.
     known = kept.exists() and (source is None or (folder / "config.json").exists())
     if known:
@@ -34,7 +36,4 @@ def tokenizer(
         raise AlignError(
             f"data.vocab.size: expected at least the {found.vocab_size} pieces of the vocabulary, found {size}"
         )
-    if not known:
-        folder.mkdir(parents=True, exist_ok=True)
-        found.save(kept)
     return found

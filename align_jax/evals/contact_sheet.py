@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from align_jax import files
 from align_jax.data import images as reading
 from align_jax.data import source as sources
 from align_jax.evals.embedding import Embedder, left_out
@@ -46,10 +47,7 @@ class ContactSheet:
         scores = texts @ images.T
         scores[:, list(bad)] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, : min(self._top, len(images) - len(bad))]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial.png")
-        self._draw(order).save(partial)
-        partial.replace(self._path)
+        files.write(self._path, lambda partial: self._draw(order).save(partial))
         return iter(())
 
     def _draw(self, order: np.ndarray) -> Image.Image:

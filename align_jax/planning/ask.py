@@ -8,11 +8,10 @@ import sys
 import time
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from align_jax import code, files, tasks
 from align_jax import config as configs
-from align_jax import tasks
 from align_jax.cli import cache_folder
 from align_jax.config import Config
 from align_jax.metrics import duration
@@ -42,7 +41,7 @@ def ask(config: Config, topology: Topology, *, full: bool) -> dict[str, Any]:
     given = json.dumps({"config": configs.plain(config), "topology": topology.name, "full": full}, sort_keys=True)
     kept = cache_folder() / "plans" / f"{_fingerprint(given)}.json"
     if not kept.exists():
-        configs.save(_compiled(given, topology, full), kept)
+        files.write_json(kept, _compiled(given, topology, full))
     return json.loads(kept.read_text())
 
 
@@ -81,9 +80,5 @@ def _reason(lines: list[str], topology: Topology) -> str:
 
 def _fingerprint(given: str) -> str:
     """Of the question, of our own code, and of what compiles it."""
-    digest = hashlib.blake2b(given.encode(), digest_size=12)
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.read_bytes())
-    for package in ("jax", "jaxlib", "libtpu", "flax", "optax"):
-        digest.update(version(package).encode())
-    return digest.hexdigest()
+    versions = [version(package) for package in ("jax", "jaxlib", "libtpu", "flax", "optax")]
+    return hashlib.blake2b(" ".join((given, code.digest(), *versions)).encode(), digest_size=12).hexdigest()

@@ -67,14 +67,14 @@ def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
     }
 
 
-def devices_of(topology: Topology) -> np.ndarray:
+def devices_of(topology: Topology) -> list[Any]:
     """The devices of a slice, described by libtpu."""
     options: dict[str, Any] = {} if topology.slices == 1 else {"num_slices": topology.slices}
     asked = GENERATIONS[topology.generation].megacore  # v4: one device a core unless asked; v5p: the other way round
     if asked != topology.legacy:
         options["chip_config_name"] = "megacore" if asked else "legacy"
     name = f"{topology.generation}:{topology.shape}"
-    return np.array(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
+    return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
 
 
 def _too_much(message: str) -> dict[str, Any]:

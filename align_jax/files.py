@@ -1,0 +1,28 @@
+"""The files of a run: each appears whole or not at all, written by one process for all."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def is_writer() -> bool:
+    """Whether this process writes what is the same on all: process 0."""
+    return jax.process_index() == 0
+
+
+def write(path: Path, writer: Callable[[Path], Any]) -> None:
+    """`writer(partial)`, then renamed to `path`; nothing on a process that does not write."""
+    if not is_writer():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    writer(partial)
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented, as people read it."""
+    write(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))

@@ -1,0 +1,1 @@
+"""How the processes of one run find and check each other before they compute together."""
