@@ -17,12 +17,13 @@ from align_jax.types import AlignError
 
 Config = Any  # a ml_collections.ConfigDict: what its values are, no type checker can know
 
-SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "checkpoint", "log_every", "evals",
-            "evaluate_every", "export", "init", "freeze", "stages")  # fmt: skip
+SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "checkpoint", "log_every", "steps_ahead",
+            "evals", "evaluate_every", "export", "init", "freeze", "stages")  # fmt: skip
 # What may differ between a run and its continuation: how it is watched and computed, not what it computes.
-FREE_ON_RESUME = ("log_every", "checkpoint", "evals", "evaluate_every", "export", "data.threads", "data.prefetch",
-                  "data.max_bad_share", "mesh", "stages", "task.micro_batches", "task.loss_form", "task.loss_block",
-                  "task.image.remat", "task.text.remat")  # fmt: skip
+FREE_ON_RESUME = ("log_every", "steps_ahead", "checkpoint", "evals", "evaluate_every", "export", "data.threads",
+                  "data.prefetch", "data.max_bad_share", "mesh", "stages", "task.micro_batches", "task.loss_form",
+                  "task.loss_block", "task.gather", "task.image.remat", "task.text.remat", "task.image.scan",
+                  "task.text.scan")  # fmt: skip
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
@@ -60,7 +61,7 @@ def check(config: Config) -> None:
     except OSError as error:  # ml_collections tells of a config file that is not there when it is first used
         raise AlignError(f"--config: {str(error).splitlines()[-1].strip()}") from error
     check_keys(dict.fromkeys(keys), SECTIONS, SECTIONS, where="config")
-    for key in ("steps", "batch_size", "log_every"):
+    for key in ("steps", "batch_size", "log_every", "steps_ahead"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise AlignError(f"config.{key}: expected a whole number of at least 1, found {config[key]!r}")
     for key in ("seed", "evaluate_every"):

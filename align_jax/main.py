@@ -62,6 +62,7 @@ def _run(config: Config, workdir: Path) -> None:
                 state, task=parts.task, optimizer=parts.optimizer, batches=batches,
                 evaluate=lambda state: parts.evaluate(evaluators, state), evaluate_every=config.evaluate_every,
                 checkpoints=checkpoints, config=configs.plain(config), recorder=recorder, steps=config.steps,
+                ahead=config.steps_ahead,
                 mesh=parts.mesh,
             )  # fmt: skip
             results = parts.evaluate(evaluators, state)

@@ -23,22 +23,23 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "generation:AxB[xC][:legacy][*s
 PRICE = flags.DEFINE_float("price", None, "of one chip for one hour, in any currency")
 MFU = flags.DEFINE_float("mfu", 0.4, "share of the chip's peak that the estimate of time assumes", 0.01, 1.0)
 FULL = flags.DEFINE_bool("full", False, "compile with the effort of a real run: 3 times longer, traffic as it will be")
-SWEEP = flags.DEFINE_bool("sweep", False, "try remat, fsdp and micro_batches in order of cost, until one fits")
+SWEEP = flags.DEFINE_bool("sweep", False, "try remat, fsdp, gather and micro_batches in order of cost, until one fits")
 JSON = flags.DEFINE_bool("json", False, "print one JSON object as the last line")
 
 
 def variants(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
-    """(what changes, config) in order of cost: operations first (remat and micro-batches each embed once more)."""
-    ways = math.gcd(8, devices)
-    for remat, micro, fsdp in (
-        ("none", 1, 1), ("none", 1, ways), ("block", 1, 1), ("block", 1, ways), ("none", 2, ways), ("none", 4, ways),
-        ("none", 8, ways), ("block", 2, ways), ("block", 4, ways), ("block", 8, ways),
+    """(what changes, config) in order of cost: traffic first, then operations (remat and micro-batches embed again)."""
+    few, many = math.gcd(8, devices), math.gcd(64, devices)
+    for remat, micro, fsdp, gather in (
+        ("none", 1, 1, "step"), ("none", 1, few, "step"), ("block", 1, 1, "step"), ("block", 1, few, "step"),
+        ("block", 1, many, "block"), ("none", 2, few, "step"), ("none", 4, few, "step"), ("none", 8, few, "step"),
+        ("block", 2, many, "block"), ("block", 4, many, "block"), ("block", 8, many, "block"),
     ):  # fmt: skip
         own: Config = ConfigDict(configs.plain(config))
         with own.ignore_type():  # a policy may have been a list of names
             own.task.image.remat = own.task.text.remat = remat
-        own.task.micro_batches, own.mesh.fsdp = micro, fsdp
-        yield f"remat={remat}, fsdp={fsdp}, micro_batches={micro}", own
+        own.task.micro_batches, own.mesh.fsdp, own.task.gather = micro, fsdp, gather
+        yield f"remat={remat}, fsdp={fsdp}, gather={gather}, micro_batches={micro}", own
 
 
 def cheapest(config: Config, topology: Topology) -> Config:

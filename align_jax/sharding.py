@@ -6,11 +6,14 @@ for the step. A Task sees global arrays; what must run on each device's own rows
 `per_device` (design decision 2).
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -108,21 +111,32 @@ def place(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(by_row(mesh), rows) for name, rows in local.items()}
 
 
-def per_device(fn: Callable[[Any, Any], tuple[Rows, Shared]]) -> Callable[[PyTree, PyTree], tuple[Rows, Shared]]:
+def per_device(
+    fn: Callable[[Any, Any], tuple[Rows, Shared]], *, later: Callable[[str], bool] | None = None, reduce: Any = None
+) -> Callable[[PyTree, PyTree], tuple[Rows, Shared]]:
     """Runs `fn(shared, rows) -> (rows, shared)` on each device with its own rows, under the mesh of `jax.set_mesh`.
 
     Shared inputs that are split over `fsdp` are gathered here, whole, and enter as varying, so that what `fn` does with
-    them is local and their gradient is reduced once, in the dtype in which they entered (f32), not once for each use in
-    the dtype of the use: scattered over `fsdp`, and then summed over `data`. Shared outputs must be the same on all
-    devices: reduce them with `mean` or `total`; jax checks it.
+    them is local and their gradient is reduced once, in the dtype in which they entered (f32) or in `reduce`, not once
+    for each use in the dtype of the use: scattered over `fsdp`, and then summed over `data`. Those whose path ("0/a/b")
+    `later` names enter as `Part`s, for `gather_block` to gather where they are used. Shared outputs must be the same on
+    all devices: reduce them with `mean` or `total`; jax checks it.
     """
 
     def outer(shared: PyTree, rows: PyTree) -> tuple[Rows, Shared]:
         ways = jax.sharding.get_abstract_mesh().shape["fsdp"]
         axes = jax.tree.map(lambda x: split_axis(x.shape, ways), shared)
 
+        def enter(path: Any, x: jax.Array, axis: int) -> Any:
+            x = _varying(axis, reduce, x)
+            if axis == WHOLE:
+                return x
+            part = Part(x, axis, reduce)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return part if later is not None and later(name) else part.whole(x.dtype)
+
         def body(shared: PyTree, rows: PyTree) -> tuple[Rows, Shared]:
-            return fn(jax.tree.map(_whole, shared, axes), rows)
+            return fn(jax.tree_util.tree_map_with_path(enter, shared, axes), rows)
 
         specs = jax.tree.map(_spec, axes)
         return jax.shard_map(body, in_specs=(specs, P(AXES)), out_specs=(P(AXES), P()))(shared, rows)
@@ -130,12 +144,76 @@ def per_device(fn: Callable[[Any, Any], tuple[Rows, Shared]]) -> Callable[[PyTre
     return outer
 
 
-def _whole(x: jax.Array, axis: int) -> jax.Array:
-    """Inside `per_device`: the array of which this is a part, or a copy, as one that may vary between devices."""
-    if axis == WHOLE:
-        return jax.lax.pcast(x, AXES, to="varying")
-    # In this order the transpose scatters first, and sums over `data` what is left.
-    return jax.lax.all_gather(jax.lax.pcast(x, "data", to="varying"), "fsdp", axis=axis, tiled=True)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("here",), meta_fields=("axis", "reduce"))
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Inside `per_device`: this device's part of an array that is split along `axis` over `fsdp`."""
+
+    here: jax.Array
+    axis: int
+    reduce: Any  # dtype in which gradients are scattered; None: that of the part
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the part."""
+        return self.here.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Of the part."""
+        return self.here.dtype
+
+    def whole(self, dtype: Any) -> jax.Array:
+        """The array, gathered as `dtype`; its gradient is scattered as `reduce`."""
+        return _gathered(self.axis, dtype, self.here.dtype if self.reduce is None else self.reduce, self.here)
+
+
+def gather_block(tree: PyTree, dtype: Any) -> PyTree:
+    """The tree with its `Part`s gathered, as `dtype`; without any, the tree."""
+
+    def is_part(x: Any) -> bool:
+        return isinstance(x, Part)
+
+    return jax.tree.map(
+        lambda x: x.whole(x.dtype if dtype is None else dtype) if is_part(x) else x, tree, is_leaf=is_part
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _varying(axis: int, reduce: Any, x: jax.Array) -> jax.Array:
+    """`x`, a copy or a part of it, as one that may vary; its gradient is summed over the devices that hold the same."""
+    return jax.lax.pcast(x, AXES if axis == WHOLE else "data", to="varying")
+
+
+def _varying_forward(axis: int, reduce: Any, x: jax.Array) -> tuple[jax.Array, None]:
+    return _varying(axis, reduce, x), None
+
+
+def _varying_backward(axis: int, reduce: Any, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    total = jax.lax.psum(
+        gradient.astype(gradient.dtype if reduce is None else reduce), AXES if axis == WHOLE else "data"
+    )
+    return (total.astype(gradient.dtype),)
+
+
+_varying.defvjp(_varying_forward, _varying_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _gathered(axis: int, dtype: Any, reduce: Any, x: jax.Array) -> jax.Array:
+    return jax.lax.all_gather(x.astype(dtype), "fsdp", axis=axis, tiled=True)
+
+
+def _gathered_forward(axis: int, dtype: Any, reduce: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _gathered(axis, dtype, reduce, x), jnp.zeros((), x.dtype)
+
+
+def _gathered_backward(axis: int, dtype: Any, reduce: Any, like: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    part = jax.lax.psum_scatter(gradient.astype(reduce), "fsdp", scatter_dimension=axis, tiled=True)
+    return (part.astype(like.dtype),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def mean(tree: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """THE loop. It knows a Task, an Optimizer and Evaluators; no model, no loss, no data format."""
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,15 +28,18 @@ def train(
     config: Mapping[str, Any],
     recorder: Recorder,
     steps: int,
+    ahead: int,
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
     """Trains from `state.step` to `steps` under `mesh`; returns the last state, saved.
 
     `batches(step)` yields this process's rows from that step on; `evaluate_every` 0 leaves evaluation to the caller.
+    The host runs up to `ahead` steps before the devices: it copies their batches while earlier steps compute.
     """
     train_step = jitted(task, optimizer, state, mesh)
     start = int(state.step)
     stream = batches(start)
+    running: deque[Mapping[str, Mean]] = deque()
     for step in range(start, steps):
         # The order matters: evaluate and save what stands, and only then draw the next batch, so that a run that
         # dies anywhere resumes at the batch that it had not yet finished.
@@ -48,6 +52,9 @@ def train(
         with jax.transfer_guard("disallow"):  # an implicit transfer here would cost every step
             state, metrics = train_step(state, batch)
         recorder.step(step + 1, metrics)  # writes the metrics of the step before; this one is still running
+        running.append(metrics)
+        if len(running) > ahead:  # more would fill the devices with batches
+            jax.block_until_ready(running.popleft())
     recorder.flush()
     checkpoints.save(state, dict(config))
     checkpoints.wait()

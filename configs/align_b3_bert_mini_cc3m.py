@@ -25,8 +25,10 @@ def get_config() -> ConfigDict:
                 "stochastic_depth": 0.2,  # of the last block, rising from 0; unstated in the paper, EfficientNet's own
                 "padding": "hf",  # 289 px is odd: so padded, the weights fit Hugging Face's AlignModel
                 "remat": "none",  # what the backward pass computes anew: "none", or all of each "block"
+                "scan": False,  # equal blocks as one loop: faster compilation, more memory
             },
-            "text": {"size": "mini", "dropout": 0.1, "attention_dropout": 0.1, "remat": "none"},  # BERT's own
+            # Dropout as in BERT.
+            "text": {"size": "mini", "dropout": 0.1, "attention_dropout": 0.1, "remat": "none", "scan": False},
             "embedding": 640,  # all of the paper's ablations embed in 640 dimensions
             "image_projection": True,  # from B3's 384 features
             "temperature": 1.0,  # at the start; learnt, ends near 1/64
@@ -36,6 +38,8 @@ def get_config() -> ConfigDict:
             "duplicates": "negatives",  # rows of the same group or text: "negatives" (paper), "shared" or "ignored"
             "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
             "micro_batches": 1,  # slices of each device's rows: less memory, the same step
+            "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory
+            "gradient_dtype": "float32",  # in which devices add up gradients; "bfloat16" halves that traffic
             "dtype": "bfloat16",  # of the towers; parameters, statistics and the loss are f32
         },
         "data": {
@@ -60,6 +64,7 @@ def get_config() -> ConfigDict:
         },
         "checkpoint": {"every": 5_000, "keep": 3},  # steps; checkpoints
         "log_every": 100,  # steps
+        "steps_ahead": 2,  # steps that the host may start before earlier ones are done
         "evaluate_every": 0,  # steps; 0: at the end alone
         "evals": {
             # Both ways between pairs that are kept apart: another manifest of the same form.

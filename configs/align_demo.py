@@ -33,8 +33,10 @@ def get_config() -> ConfigDict:
                 "stochastic_depth": 0.0,  # minutes of training do not overfit
                 "padding": "hf",
                 "remat": "none",  # or "block": less memory, more time
+                "scan": False,  # equal blocks as one loop: faster compilation, more memory
             },
-            "text": {"size": "tiny", "dropout": 0.05, "attention_dropout": 0.05, "remat": "none"},  # 2 x 128
+            # Two layers of 128.
+            "text": {"size": "tiny", "dropout": 0.05, "attention_dropout": 0.05, "remat": "none", "scan": False},
             "embedding": 128,
             "image_projection": True,  # from 192 features
             "temperature": 0.07,  # at the start: from 1.0 it would take longer than the run to come down
@@ -43,6 +45,8 @@ def get_config() -> ConfigDict:
             "negatives": 1.0,  # share of the in-batch negatives that count
             "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
             "micro_batches": 1,  # slices of each device's rows: less memory, the same step
+            "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory
+            "gradient_dtype": "float32",  # in which devices add up gradients; "bfloat16" halves that traffic
             "duplicates": "ignored",  # many captions of a batch name the same category
         },
         "data": {
@@ -65,6 +69,7 @@ def get_config() -> ConfigDict:
         },
         "checkpoint": {"every": 100, "keep": 2},  # steps; checkpoints
         "log_every": 10,  # steps
+        "steps_ahead": 2,  # steps that the host may start before earlier ones are done
         "evaluate_every": 0,  # at the end alone
         "evals": {
             "trained": {"kind": "retrieval", "source": {**by_name, "split": "train"}},

@@ -22,8 +22,10 @@ def get_config() -> ConfigDict:
                 "stochastic_depth": 0.2,  # of the last block, rising from 0; unstated in the paper, EfficientNet's own
                 "padding": "hf",  # 289 px is odd: so padded, the weights fit Hugging Face's AlignModel
                 "remat": "block",  # what the backward pass computes anew: "none", or all of each "block"
+                "scan": True,  # equal blocks as one loop: compiles in minutes
             },
-            "text": {"size": "large", "dropout": 0.1, "attention_dropout": 0.1, "remat": "block"},  # BERT's own
+            # Dropout as in BERT.
+            "text": {"size": "large", "dropout": 0.1, "attention_dropout": 0.1, "remat": "block", "scan": True},
             "embedding": 1376,  # the image tower's width: no image projection
             "image_projection": False,
             "temperature": 1.0,  # at the start; learnt, ends near 1/64
@@ -33,6 +35,8 @@ def get_config() -> ConfigDict:
             "duplicates": "negatives",  # rows of the same group or text: "negatives" (paper), "shared" or "ignored"
             "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
             "micro_batches": 1,  # slices of each device's rows: less memory, the same step
+            "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory
+            "gradient_dtype": "float32",  # in which devices add up gradients; "bfloat16" halves that traffic
             "dtype": "bfloat16",  # of the towers; parameters, statistics and the loss are f32
         },
         "data": {
@@ -57,6 +61,7 @@ def get_config() -> ConfigDict:
         },
         "checkpoint": {"every": 5_000, "keep": 3},  # steps; checkpoints
         "log_every": 100,  # steps
+        "steps_ahead": 2,  # steps that the host may start before earlier ones are done
         "evaluate_every": 0,  # steps; 0: at the end alone
         "evals": {},
         "export": True,

@@ -3,15 +3,18 @@
 source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
-  efficientnet | losses) ;;
+  efficientnet | losses | step | loop | scaling) ;;
   [!-]*)
-    echo "error: expected efficientnet or losses, found $1" >&2
+    echo "error: expected efficientnet, losses, step, loop or scaling, found $1" >&2
     exit 2
     ;;
   *)
     cat <<'HELP'
 bash launch/bench.sh efficientnet [--rounds=6]   EfficientNet-B0 forward and backward against torch, on one core
 bash launch/bench.sh losses [--rounds=3]         the three forms of the contrastive loss: time and memory at growing N
+bash launch/bench.sh step [--rounds=10]          a training step of the demo's size against AlignModel and torch
+bash launch/bench.sh loop [--rounds=3]           the training loop against its bare step
+bash launch/bench.sh scaling                     bytes that a step sends on 1, 2, 4 and 8 devices
 HELP
     exit 0
     ;;
@@ -19,8 +22,10 @@ esac
 what="$1"
 shift
 setup demo test bench
-if [ "$what" = efficientnet ]; then
+if [ "$what" = efficientnet ] || [ "$what" = step ]; then
   references
+fi
+if [ "$what" = efficientnet ]; then
   PYTHONPATH=. exec taskset -c "${CORE:-0}" .venv/bin/python launch/bench_efficientnet.py "$@"
 fi
 PYTHONPATH=. exec .venv/bin/python "launch/bench_$what.py" "$@"

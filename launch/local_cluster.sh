@@ -14,9 +14,13 @@ HELP
 
 port=8482
 [[ "${1:-}" == --port=* ]] && port="${1#--port=}" && shift
-if [[ $# -lt 3 || "$1" == -* ]]; then
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
   usage
-  exit $(($# > 0 ? 0 : 2))
+  exit 0
+fi
+if [[ $# -lt 3 || ! "$1$2" =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: expected the numbers of processes and devices, and a command; see --help" >&2
+  exit 2
 fi
 processes="$1" devices="$2"
 shift 2

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv inside the clone, once, from the pinned and hashed requirements.
 # `setup EXTRA...` installs the package with those extras; a second call with the same extras costs nothing.
 set -euo pipefail

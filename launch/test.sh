@@ -4,8 +4,9 @@ source "$(dirname "$0")/setup.sh"
 setup demo test tpu bench
 references
 
+.venv/bin/shellcheck -x -P SCRIPTDIR launch/*.sh .ci/run
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright --warnings
 # A process per core: most of the time goes into compiling, which is one thread.
-.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=20 "$@"

@@ -1,11 +1,10 @@
-"""Loss and gradients of the tiny ALIGN on 1 and 8 devices, whole and in micro-batches, against the plain loss on one.
+"""Loss and gradients of a small ALIGN on 1 and 8 devices, in all ways to compute them, against the plain loss on one.
 
 Run by test_losses.py, in a process of its own, since float64 is a setting of the whole process.
 """
 
-import dataclasses
-import functools
 import sys
+from typing import NamedTuple
 
 import jax
 
@@ -21,22 +20,26 @@ from align_jax.losses.contrastive import FORMS
 from align_jax.models.randomness import row_keys
 from align_jax.tasks import align
 
-
-def make(dtype: str) -> align.Align:
-    """The tiny task, all of it in `dtype`."""
-    tiny = align.tiny()
-    fields = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
-    model = tiny.model.clone(
-        image_tower=tiny.model.image_tower.clone(**fields),
-        text_tower=tiny.model.text_tower.clone(**fields),
-        param_dtype=fields["param_dtype"],
-    )
-    return dataclasses.replace(tiny, model=model)
+sharding.SMALL = 64  # so that parameters of a small model are split too
 
 
-def gradients(task, params, model_state, batch, devices):
+def make(dtype: str, *, scan: bool = False, remat: str = "none", **fields) -> align.Align:
+    """A small task with equal neighbours among its blocks and layers, all of it in `dtype`, dropout on.
+
+    Maps end at 4 x 4 and groups have 4 rows: statistics over fewer values make gradients ill-conditioned.
+    """
+    how = {"scan": scan, "remat": remat}
+    return align.build(
+        image={"width": 0.25, "bn_group_size": 4, "stages": ((1, 3, 1, 64), (3, 3, 6, 96)), "strides": (2, 2), **how},
+        text={"size": "tiny", "layers": 3, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1, **how},
+        embedding=16, image_projection=True, image_size=32, text_length=8, vocab_size=64,
+        dtype=dtype, param_dtype=dtype, **fields,
+    )  # fmt: skip
+
+
+def gradients(task, params, model_state, batch, devices, fsdp):
     """(loss, gradients, new batch statistics) through the task, as the loop calls it."""
-    mesh = sharding.make_mesh(devices=devices)
+    mesh = sharding.make_mesh(devices=devices, fsdp=fsdp)
     with jax.set_mesh(mesh):
         rng = jax.random.key(5)
 
@@ -45,7 +48,8 @@ def gradients(task, params, model_state, batch, devices):
             return value, aux.model_state
 
         sharded = sharding.place(mesh, batch)
-        (value, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        placed = jax.device_put(params, sharding.of_state(mesh, params))
+        (value, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(placed)
     return jax.device_get((value, grads, state))
 
 
@@ -72,27 +76,50 @@ def worst(a, b):
     return max(np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) / size
 
 
-# (devices, micro-batches, form of the loss). All pairs of the first two: prove_step.py --all
-LAYOUTS = {"float64": [(1, 4, "dense"), (8, 1, "streamed"), (8, 8, "ring")],
-           "float32": [(8, 4, "ring")]}  # fmt: skip
+class Way(NamedTuple):
+    """To compute the step."""
+
+    devices: int
+    micro_batches: int
+    form: str
+    fsdp: int = 1
+    gather: str = "step"
+    scan: bool = False
+    remat: str = "none"
+
+
+WAYS = {
+    "float64": [
+        Way(1, 4, "dense", scan=True),
+        Way(8, 1, "streamed", fsdp=4),
+        Way(8, 8, "ring", fsdp=8, gather="block", scan=True, remat="block"),
+    ],
+    "float32": [Way(8, 4, "ring", fsdp=4, gather="block")],
+}
 if "--all" in sys.argv:
+    split = [(1, "step"), (2, "block"), (8, "step"), (8, "block")]
     every = [
-        (devices, parts, form) for devices in (1, 8) for parts, form in zip((1, 2, 4, 8), (*FORMS, "ring"), strict=True)
-    ]
-    LAYOUTS = {"float64": every, "float32": every}
+        Way(devices, parts, form, *(how if devices > 1 else (1, "step")), scan, remat)
+        for devices in (1, 8)
+        for (parts, form), how in zip(zip((1, 2, 4, 8), (*FORMS, "ring"), strict=True), split, strict=True)
+        for scan, remat in ((False, "none"), (True, "block"))
+    ]  # fmt: skip
+    WAYS = {"float64": every, "float32": every}
 ROWS = 256  # groups of 4 in 8 micro-batches on 8 devices
 
 for dtype, limit in (("float64", 1e-9), ("float32", 5e-5)):
-    task = make(dtype)
-    batch = task.dummy_batch(ROWS)
-    params, model_state = jax.jit(task.init)(jax.random.key(0), batch)
-    reference = plainly(task, params, model_state, batch)
-    for devices, micro_batches, form in LAYOUTS[dtype]:
-        contrast = functools.partial(task.contrast, form=form, block=24)
-        variant = dataclasses.replace(task, micro_batches=micro_batches, contrast=contrast)
-        found = gradients(variant, params, model_state, batch, devices)
+    plain = make(dtype)
+    batch = plain.dummy_batch(ROWS)
+    params, model_state = jax.jit(plain.init)(jax.random.key(0), batch)
+    reference = plainly(plain, params, model_state, batch)
+    for way in WAYS[dtype]:
+        task = make(
+            dtype, scan=way.scan, remat=way.remat, micro_batches=way.micro_batches, loss_form=way.form, loss_block=24,
+            gather=way.gather,
+        )  # fmt: skip
+        found = gradients(task, params, model_state, batch, way.devices, way.fsdp)
         for name, one, other in zip(("loss", "gradients", "statistics"), found, reference, strict=True):
             error = worst(one, other)
-            print(f"{dtype} {devices} devices, {micro_batches} micro-batches, {form}, {name}: {error:.1e}")
-            assert error <= limit, (dtype, devices, micro_batches, form, name, error)
+            print(f"{dtype} {way} {name}: {error:.1e}")
+            assert error <= limit, (dtype, way, name, error)
     print(f"{dtype} loss and gradients agree")

@@ -41,6 +41,6 @@ def config(path: Path) -> ConfigDict:
             "flip": True, "text_length": 8, "threads": 2, "prefetch": 2, "max_bad_share": 0.01,
         },
         "optim": {"name": "adamw", "learning_rate": 0.01, "warmup": 0},
-        "checkpoint": {"every": 100}, "log_every": 1, "evaluate_every": 0, "evals": {}, "export": False,
-        "init": (), "freeze": (), "stages": (),
+        "checkpoint": {"every": 100}, "log_every": 1, "steps_ahead": 2, "evaluate_every": 0, "evals": {},
+        "export": False, "init": (), "freeze": (), "stages": (),
     })  # fmt: skip

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.models import remat
+from align_jax.models.blocks import chain
 from align_jax.models.randomness import dropout, fold
 
 
@@ -129,6 +130,7 @@ class Bert(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     remat: str | tuple[str, ...] = "none"  # what the backward pass keeps: all, the layers' inputs ("block"), or `NAMED`
+    scan: bool = False  # equal layers are one loop, for compilation; see `chain`
     dtype: Any = jnp.float32  # of the layers; LayerNorm and the softmax compute in param_dtype
     param_dtype: Any = jnp.float32
     epsilon: float = 1e-12
@@ -174,7 +176,8 @@ class Bert(nn.Module):
 
     def encode(self, x: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """The layers alone: x [B, P, width], mask [B, P] -> [B, P, width]."""
-        apply = remat.rematerialised(self.remat, lambda layer, x, mask, keys: layer(x, mask, keys=keys))
-        for site, layer in enumerate(self.layer):
-            x = apply(layer, x, mask, fold(keys, site))
-        return x
+
+        def call(layer: Layer, x: jax.Array, site: int | jax.Array) -> jax.Array:
+            return layer(x, mask, keys=fold(keys, site))
+
+        return chain(call, self.layer, x, list(range(self.layers)), policy=self.remat, scan=self.scan)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.models import remat
+from align_jax.models.blocks import chain
 from align_jax.models.depthwise import Padding, depthwise_conv
 from align_jax.models.norm import BatchNorm
 from align_jax.models.randomness import drop_path, fold
@@ -130,14 +131,13 @@ class Block(nn.Module):
     """MBConv (Sandler et al. 2018) with squeeze-and-excitation: [B, H, W, C] to [B, H', W', filters].
 
     The squeezed width is a quarter of the block's input, not of its expansion. The skip connection exists where shapes
-    allow it. `drop` is the probability of stochastic depth, drawn from the rows' `keys`.
+    allow it. `keep` is the probability with which stochastic depth keeps a row, drawn from the rows' `keys`.
     """
 
     filters: int
     kernel: int
     expand: int
     stride: int
-    drop: float
     padding: str
     norm: Callable[..., BatchNorm]
     marked: bool = False  # whether a policy names values of this block
@@ -145,7 +145,7 @@ class Block(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, keys: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, keys: jax.Array | None, keep: float | jax.Array) -> jax.Array:
         shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         mark = remat.named if self.marked else lambda value, _: value
         channels = x.shape[-1]
@@ -164,7 +164,7 @@ class Block(nn.Module):
 
         h = mark(Conv(self.filters, 1, name="project_conv", **shared)(h), "project")
         h = self.norm(name="project_bn")(h, train=train)
-        return x + drop_path(h, self.drop, keys) if h.shape == x.shape else h
+        return x + drop_path(h, keep, keys) if h.shape == x.shape else h
 
 
 class EfficientNet(nn.Module):
@@ -172,7 +172,8 @@ class EfficientNet(nn.Module):
 
     `bn_group_size` and `bn_axis_names` are BatchNorm's. `padding` is a convention of `conv_padding`. `stem_stride` and
     `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before scaling. `remat`:
-    "none", "block", or of the blocks' values those to keep for the backward pass, some of `NAMED`.
+    "none", "block", or of the blocks' values those to keep for the backward pass, some of `NAMED`. `scan`: equal blocks
+    are one loop, for compilation; see `chain`.
     """
 
     width: float = 1.0
@@ -186,6 +187,7 @@ class EfficientNet(nn.Module):
     strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
     stages: tuple[Stage, ...] = STAGES
     remat: str | tuple[str, ...] = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -203,22 +205,28 @@ class EfficientNet(nn.Module):
         filters = round_filters(self.width * STEM_FILTERS)
         x = Conv(filters, 3, self.stem_stride, self.padding, name="stem_conv", **shared)(images)
         x = nn.swish(norm(name="stem_bn")(x, train=train))
-        apply = remat.rematerialised(self.remat, lambda block, x, keys: block(x, train=train, keys=keys))
         layout = self.layout()
-        for index, (stage, stride) in enumerate(layout):
-            block = Block(
+        blocks = [
+            Block(
                 filters=round_filters(self.width * stage.filters),
                 kernel=stage.kernel,
                 expand=stage.expand,
                 stride=stride,
-                drop=self.stochastic_depth * index / len(layout),
                 padding=self.padding,
                 norm=norm,
                 marked=self.remat not in remat.POLICIES,
                 name=f"block_{index}",
                 **shared,
             )
-            x = apply(block, x, fold(keys, index))
+            for index, (stage, stride) in enumerate(layout)
+        ]
+
+        def call(block: Block, x: jax.Array, own: tuple[int | jax.Array, float | jax.Array]) -> jax.Array:
+            site, keep = own
+            return block(x, train=train, keys=fold(keys, site), keep=keep)
+
+        keeps = [1.0 - self.stochastic_depth * index / len(layout) for index in range(len(layout))]
+        x = chain(call, blocks, x, list(enumerate(keeps)), policy=self.remat, scan=self.scan)
         if self.head_conv:
             x = Conv(round_filters(self.width * HEAD_FILTERS), 1, name="head_conv", **shared)(x)
             x = nn.swish(norm(name="head_bn")(x, train=train))

@@ -14,7 +14,7 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows, dtype=jnp.uint32))
 
 
-def fold(keys: jax.Array | None, site: int) -> jax.Array | None:
+def fold(keys: jax.Array | None, site: int | jax.Array) -> jax.Array | None:
     """The keys of one place in the model: sites that differ draw independently."""
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, site)
 
@@ -27,9 +27,9 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
-def drop_path(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Stochastic depth (Huang et al. 2016): zeroes rows of a residual branch x [B, ...] with probability `rate`."""
-    if keys is None or rate == 0.0:
+def drop_path(x: jax.Array, keep: float | jax.Array, keys: jax.Array | None) -> jax.Array:
+    """Stochastic depth (Huang et al. 2016): keeps a row of a residual branch x [B, ...] with probability `keep`."""
+    if keys is None or (isinstance(keep, float) and keep == 1.0):
         return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
-    return jnp.where(keep.reshape(-1, *[1] * (x.ndim - 1)), x / (1.0 - rate), jnp.zeros((), x.dtype))
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep))(keys)
+    return jnp.where(kept.reshape(-1, *[1] * (x.ndim - 1)), x / jnp.asarray(keep, x.dtype), jnp.zeros((), x.dtype))

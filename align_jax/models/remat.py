@@ -3,21 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
 POLICIES = ("none", "block")  # or names of values that `named` marks
 
 
-def rematerialised(policy: str | tuple[str, ...], apply: Callable[..., Any]) -> Callable[..., Any]:
-    """`apply(module, *arrays)`, keeping everything ("none"), the arguments ("block"), or those and the values named."""
+def rematerialised(
+    policy: str | tuple[str, ...], apply: Callable[..., Any], *, looped: bool = False
+) -> Callable[..., Any]:
+    """`apply(*arrays)`, keeping everything ("none"), the arguments ("block"), or those and the values named.
+
+    `looped`: it is the body of a loop, where nothing else can merge the two computations into one again.
+    """
     if policy == "none":
         return apply
-    if policy == "block":
-        return nn.remat(apply)
-    names = (policy,) if isinstance(policy, str) else policy
-    return nn.remat(apply, policy=jax.checkpoint_policies.save_only_these_names(*names))
+    names = () if policy == "block" else (policy,) if isinstance(policy, str) else policy
+    kept = jax.checkpoint_policies.save_only_these_names(*names)
+    return jax.checkpoint(apply, policy=kept, prevent_cse=not looped)
 
 
 def named(x: jax.Array, name: str) -> jax.Array:

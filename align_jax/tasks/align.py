@@ -15,12 +15,14 @@ from align_jax.losses.candidates import DUPLICATES
 from align_jax.losses.contrastive import FORMS, Contrastive, contrastive_loss
 from align_jax.models import remat
 from align_jax.models.bert import NAMED, SIZES, Bert
+from align_jax.models.blocks import in_block
 from align_jax.models.dual_encoder import DualEncoder
 from align_jax.models.efficientnet import VARIANTS, EfficientNet, Stage, round_filters
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree
 
 OBJECTIVES = ("softmax", "sigmoid")
+GATHER = ("step", "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Align:
     text_length: int
     contrast: Callable[..., Contrastive]  # `contrastive_loss` with what the config says of it
     micro_batches: int = 1  # slices of each device's rows that are embedded one after the other
+    gather: str = "step"  # when parameters that are split over fsdp come together
+    gradient_dtype: Any = None  # in which devices add up their gradients; None: that of the parameters
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh towers. The batch gives shapes only."""
@@ -63,7 +67,9 @@ class Align:
     ) -> tuple[jax.Array, Aux]:
         """The contrastive loss over all N pairs, each device embedding its own rows."""
         rows = dict(batch) | {"key": row_keys(rng, batch["image"].shape[0])}
-        _, (parts, new_state) = sharding.per_device(self._rows)((params, model_state), rows)
+        later = in_block if self.gather == "block" else None
+        run = sharding.per_device(self._rows, later=later, reduce=self.gradient_dtype)
+        _, (parts, new_state) = run((params, model_state), rows)
         temperature = jnp.exp(params["log_temperature"])
         metrics = {
             "loss": parts.loss,
@@ -168,6 +174,8 @@ def build(
     loss_form: str = "dense",
     loss_block: int = 1024,
     micro_batches: int = 1,
+    gather: str = "step",
+    gradient_dtype: str | None = None,
     dtype: str = "float32",
     param_dtype: str = "float32",
     image_size: int,
@@ -186,6 +194,9 @@ def build(
       negatives, duplicates, loss_form, loss_block: see `contrastive_loss`; the form changes memory and speed alone.
       micro_batches: slices of each device's rows that the towers take one after the other, with the loss and the
         gradients of the whole.
+      gather: of `GATHER`: parameters that are split over fsdp come together once for the step, or those of each block
+        when it is used, in the towers' dtype, which takes less memory and more traffic.
+      gradient_dtype: in which devices add up their gradients, that of the parameters unless given.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
       image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
     """
@@ -200,7 +211,8 @@ def build(
     if objective == "sigmoid" and smoothing:
         raise AlignError(f"config.task.label_smoothing: the sigmoid loss has none, found {smoothing}; leave it out")
     for key, value, known in (
-        ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS)
+        ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS),
+        ("gather", gather, GATHER),
     ):  # fmt: skip
         if value not in known:
             raise AlignError(f"config.task.{key}: expected one of {known}, found {value!r}")
@@ -235,7 +247,8 @@ def build(
         contrastive_loss, label_smoothing=smoothing, negatives=negatives, duplicates=duplicates, form=loss_form,
         block=loss_block,
     )  # fmt: skip
-    return Align(model, vocab_size, image_size, text_length, contrast, micro_batches)
+    reduce = None if gradient_dtype is None else jnp.dtype(gradient_dtype)
+    return Align(model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce)
 
 
 def make(config: Config) -> Align:
