@@ -7,6 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from align_jax import paths
 from align_jax.state import TrainState
 from align_jax.types import AlignError
 
@@ -40,6 +41,7 @@ class Checkpoints:
     def restore(self, like: TrainState) -> TrainState:
         """The last finished checkpoint, with the shapes, dtypes and shardings of `like`."""
         path = self._folder / str(self.latest())
+        _refuse_other_arrays(path, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, _tree(like))))
         try:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
@@ -76,6 +78,21 @@ class Checkpoints:
 def _is_finished(path: Path) -> bool:
     marks = (path / "_CHECKPOINT_METADATA", path / "state" / "_METADATA")
     return path.name.isdigit() and all(mark.exists() for mark in marks)
+
+
+def _refuse_other_arrays(path: Path, like: TrainState) -> None:
+    """Before anything is read: a reader that fails in the middle leaves its other reads behind."""
+    handlers = {"state": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as reader:
+        stored = reader.metadata(path).item_metadata["state"]
+    for name in ("params", "model_state"):
+        here, there = paths.flatten(getattr(like, name)), paths.flatten(stored[name])
+        for key in sorted(here.keys() | there.keys()):
+            ours, theirs = (tuple(side[key].shape) if key in side else None for side in (here, there))
+            if ours != theirs:
+                raise AlignError(
+                    f"{path} does not fit this config: {name}/{key} has shape {theirs} there and {ours} here"
+                )
 
 
 def _free(path: Path) -> Path:

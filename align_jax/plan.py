@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -110,6 +111,7 @@ def _gib(count: float | None) -> str:
 
 def main(_: list[str]) -> None:
     """Prints the report."""
+    jax.config.update("jax_platforms", "cpu")  # the machine to plan for is not this one
     config, topology = CONFIG.value, parse(TOPOLOGY.value)
     configs.check(config)
     if SWEEP.value:

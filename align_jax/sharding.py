@@ -169,14 +169,14 @@ class Part:
 
 
 def gather_block(tree: PyTree, dtype: Any) -> PyTree:
-    """The tree with its `Part`s gathered, as `dtype`; without any, the tree."""
+    """The tree with its `Part`s gathered, matrices as `dtype`, in which blocks use them; without any, the tree."""
 
-    def is_part(x: Any) -> bool:
-        return isinstance(x, Part)
+    def gather(x: Any) -> Any:
+        if not isinstance(x, Part):
+            return x
+        return x.whole(x.dtype if dtype is None or len(x.shape) < 2 else dtype)
 
-    return jax.tree.map(
-        lambda x: x.whole(x.dtype if dtype is None else dtype) if is_part(x) else x, tree, is_leaf=is_part
-    )
+    return jax.tree.map(gather, tree, is_leaf=lambda x: isinstance(x, Part))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -125,7 +125,8 @@ def test_no_private_names_of_others(path):
     modules = {name.split(".")[-1] for name in imports(path)} | {name.split(".")[0] for name in imports(path)}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            assert ast.unparse(node.value).split(".")[0] not in modules, f"line {node.lineno}: {ast.unparse(node)}"
+            name = ast.unparse(node)  # os._exit is public in spite of its name
+            assert name == "os._exit" or name.split(".")[0] not in modules, f"line {node.lineno}: {name}"
 
 
 def test_data_needs_no_jax():

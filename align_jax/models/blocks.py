@@ -67,8 +67,8 @@ def _functional(call: Callable[..., jax.Array], block: nn.Module) -> Apply:
     changing = [name for name in block.variables if name != "params" and block.is_mutable_collection(name)]
 
     def apply(variables: Any, x: jax.Array, given: Any) -> tuple[jax.Array, Any]:
-        dtype = getattr(block, "dtype", None)
-        whole = {name: sharding.gather_block(tree, dtype) for name, tree in variables.items()}
+        dtypes = {"params": getattr(block, "dtype", None)}
+        whole = {name: sharding.gather_block(tree, dtypes.get(name)) for name, tree in variables.items()}
         return alone.apply(whole, x, given, mutable=changing, method=call)
 
     return apply
