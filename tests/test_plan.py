@@ -114,6 +114,26 @@ ENTRY %main (a: f32[4]) -> f32[8] {
     assert found == {"all-gather": 32, "collective-permute": 16, "all-reduce": 32}
 
 
+def test_a_loop_whose_length_stands_in_its_condition():
+    """As libtpu writes it at its least effort."""
+    hlo = """HloModule x
+%body.1 (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %r = f32[4]{0} all-reduce(f32[4]{0} %g), to_apply=%add
+}
+
+%cond.1 (p: (s32[], f32[4])) -> pred[] {
+  %c = s32[]{:T(128)} constant(6), metadata={op_name="while"}
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %c), direction=LT, metadata={op_name="lt"}
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %w = (s32[], f32[4]{0}) while(%t), condition=%cond.1, body=%body.1, metadata={op_name="while"}
+}
+"""
+    assert collectives.read(hlo) == {"all-reduce": collectives.Traffic(1, 6, 6 * 16)}
+
+
 def test_what_the_compiler_says_of_too_much_memory():
     message = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (62.54G) exceeds "

@@ -13,6 +13,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _TYPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+_CONDITION = re.compile(r"condition=%?([\w.-]+)")
 _CALLS = re.compile(r"(?:body|condition|calls|to_apply)=%?([\w.-]+)|branch_computations=\{([^}]*)\}")
 _CHAIN = re.compile(r'chain_id"?[=:]"?(\d+)')
 
@@ -55,11 +56,21 @@ def _walk(computations: dict[str, list[re.Match[str]]], name: str, trips: int) -
             chain = _CHAIN.search(rest)
             yield kind, _size(result, operation), trips, chain[1] if chain else ""
         elif operation in ("while", "fusion", "call", "conditional", "async-start"):
-            known = _TRIPS.search(rest)
-            inner = trips * int(known[1]) if operation == "while" and known else trips
+            inner = trips * _turns(computations, rest) if operation == "while" else trips
             for called in (name for names in _CALLS.findall(rest) for name in ", ".join(names).split(", ")):
                 if (one := called.strip("% ")) in computations:
                     yield from _walk(computations, one, inner)
+
+
+def _turns(computations: dict[str, list[re.Match[str]]], rest: str) -> int:
+    """Of a while loop: as the compiler notes, or the one bound that its condition compares with; 1 if unknown."""
+    if known := _TRIPS.search(rest):
+        return int(known[1])
+    named = _CONDITION.search(rest)
+    condition = computations.get(named[1], []) if named else []
+    bounds = [line[3] for line in condition if line[2] == "constant" and line[1].startswith("s32[]")]
+    below = any(line[2] == "compare" and "direction=LT" in line[3] for line in condition)
+    return int(bounds[0].partition(")")[0]) if below and len(bounds) == 1 else 1
 
 
 def _size(result: str, operation: str) -> int:
