@@ -1,7 +1,7 @@
 """Chains of blocks: how the parameters of each arrive, what it keeps, and one program for those that are equal.
 
 Blocks are modules of their own, named block_3 or layer_3, in whatever way their chain is computed: parameters, the
-optimizer and checkpoints know nothing of it.
+optimizer and checkpoints know nothing of it. A block uses its matrices in its `dtype`.
 """
 
 import re
@@ -49,7 +49,7 @@ def chain(
             x, new = apply(run[0].variables, x, given[start])
             _store(run[0], new)
             continue
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[block.variables for block in run])
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[_as_used(block) for block in run])
         shared = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *given[start:stop])
 
         def step(x: jax.Array, own: Any, apply: Apply = apply) -> tuple[jax.Array, Any]:
@@ -72,6 +72,18 @@ def _functional(call: Callable[..., jax.Array], block: nn.Module) -> Apply:
         return alone.apply(whole, x, given, mutable=changing, method=call)
 
     return apply
+
+
+def _as_used(block: nn.Module) -> Any:
+    """Its variables, matrices in its dtype: a stack of them is half the size, and their gradients are no other."""
+    dtype = getattr(block, "dtype", None)
+
+    def cast(x: Any) -> Any:
+        return x if dtype is None or isinstance(x, sharding.Part) or x.ndim < 2 else x.astype(dtype)
+
+    variables = dict(block.variables)
+    variables["params"] = jax.tree.map(cast, variables["params"], is_leaf=lambda x: isinstance(x, sharding.Part))
+    return variables
 
 
 def _store(block: nn.Module, new: Any) -> None:
