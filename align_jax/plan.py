@@ -1,4 +1,4 @@
-"""Compiles a run's train step for a TPU slice that is not here, and says what it needs: memory, traffic, time, money.
+"""Compiles a run's train step for TPUs or GPUs that are not here: what it needs of memory, traffic, time and money.
 
 python -m align_jax.plan --config=configs/align_l2.py --topology=v4:8x8x8 [--price=3.22] [--config.task.micro_batches=2]
 """
@@ -16,11 +16,13 @@ from align_jax import config as configs
 from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.planning.ask import ask
-from align_jax.planning.topology import Topology, parse
+from align_jax.planning.topology import Target, parse
 from align_jax.types import AlignError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
-TOPOLOGY = flags.DEFINE_string("topology", None, "generation:AxB[xC][:legacy][*slices], in chips", required=True)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "generation:AxB[xC][:legacy][*slices], in chips; GPUs: h100:8, h100:4x8", required=True
+)
 PRICE = flags.DEFINE_float("price", None, "of one chip for one hour, in any currency")
 MFU = flags.DEFINE_float("mfu", 0.4, "share of the chip's peak that the estimate of time assumes", 0.01, 1.0)
 FULL = flags.DEFINE_bool("full", False, "compile with the effort of a real run: 3 times longer, traffic as it will be")
@@ -43,7 +45,7 @@ def variants(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
         yield f"remat={remat}, fsdp={fsdp}, gather={gather}, micro_batches={micro}", own
 
 
-def cheapest(config: Config, topology: Topology) -> Config:
+def cheapest(config: Config, topology: Target) -> Config:
     """The first of `variants` that fits; AlignError where none does."""
     refused: AlignError | None = None
     compiled = False
@@ -64,7 +66,7 @@ def cheapest(config: Config, topology: Topology) -> Config:
 
 
 def estimate(
-    found: dict[str, Any], topology: Topology, config: Config, mfu: float, price: float | None
+    found: dict[str, Any], topology: Target, config: Config, mfu: float, price: float | None
 ) -> dict[str, Any]:
     """Seconds a step, pairs/s, days, core-hours and cost, if a chip reaches `mfu` of its peak and never waits."""
     seconds = found["flops"] / (topology.teraflops * 1e12 * mfu)
@@ -78,7 +80,7 @@ def estimate(
     }
 
 
-def lines(found: dict[str, Any], guess: dict[str, Any], topology: Topology, config: Config, mfu: float) -> list[str]:
+def lines(found: dict[str, Any], guess: dict[str, Any], topology: Target, config: Config, mfu: float) -> list[str]:
     """The report as a person reads it."""
     text = [
         f"{topology.name}: {found['devices']} devices, each a {topology.device_unit}; "
@@ -95,13 +97,15 @@ def lines(found: dict[str, Any], guess: dict[str, Any], topology: Topology, conf
         f"an assumption: {guess['seconds_per_step']:.3f} s, {guess['pairs_per_second']:,.0f} pairs/s"
     )
     cost = "" if guess["cost"] is None else f", {guess['cost']:,.0f} for {topology.chips} chips"
-    text.append(f"{config.steps:,} steps: {guess['days']:.1f} days, {guess['core_hours']:,.0f} core-hours{cost}")
+    text.append(f"{config.steps:,} steps: {guess['days']:.1f} days, {guess['core_hours']:,.0f} {topology.hours}{cost}")
     return text
 
 
 def verdict(found: dict[str, Any]) -> str:
     """Whether it fits, as the compiler says."""
     word = "fits" if found["fits"] else "DOES NOT FIT"
+    if found["estimate"]:
+        word = f"an estimate, no verdict: {word}"
     return f"{word}: {_gib(found['peak_bytes'])} of {_gib(found['limit_bytes'])} per device"
 
 

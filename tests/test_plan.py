@@ -12,7 +12,8 @@ from tiny_run import config as tiny_config
 from tiny_run import manifest
 
 from align_jax import sharding
-from align_jax.planning import ask, collectives, compile, flops
+from align_jax.planning import ask, collectives, compile, flops, gpu
+from align_jax.planning import topology as topologies
 from align_jax.planning.topology import parse
 from align_jax.types import AlignError
 
@@ -190,6 +191,23 @@ def test_mistakes_are_one_line(config_file, monkeypatch, tmp_path):
 
 
 def test_a_missing_libtpu_is_named(monkeypatch):
-    monkeypatch.setattr(ask, "find_spec", lambda name: None)
-    with pytest.raises(AlignError, match=r'pip install "align-jax\[tpu\]"'):
-        ask.ask({}, parse("v4:2x2x1"), full=False)
+    monkeypatch.setattr(topologies, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    for target, extra in (("v4:2x2x1", "tpu"), ("h100:8", "gpu")):
+        with pytest.raises(AlignError, match=rf'pip install "align-jax\[{extra}\]"'):
+            ask.ask({}, parse(target), full=False)
+
+
+def test_gpus_are_described():
+    found = parse("h100:4x8")
+    assert (found.devices, found.chips, found.device_unit) == (32, 32, "GPU")
+    assert found.described()["topology"] == "1x4x8" and "major: 9" in found.described()["target_config"]
+    assert 70 * 2**30 < found.limit_bytes < 80 * 2**30 and found.estimate
+    assert parse("a100:8").devices == 8
+    for text, match in (
+        ("h100:0", "expected GPUs as h100:8"),
+        ("h100:2x2x2", "of several hosts"),
+        ("h10:8", "expected generation"),
+    ):
+        with pytest.raises(AlignError, match=match):
+            parse(text)

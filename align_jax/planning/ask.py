@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 from align_jax import code, files, tasks
@@ -15,23 +14,20 @@ from align_jax import config as configs
 from align_jax.cli import cache_folder
 from align_jax.config import Config
 from align_jax.metrics import duration
-from align_jax.planning.topology import Topology
+from align_jax.planning.topology import Target
 from align_jax.types import AlignError
 
-# So that libtpu neither looks for a TPU nor for the service that tells of one, and several may compile at a time.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
-}  # fmt: skip
 
-
-def ask(config: Config, topology: Topology, *, full: bool) -> dict[str, Any]:
+def ask(config: Config, topology: Target, *, full: bool) -> dict[str, Any]:
     """The report of `planning.compile`, from the cache where this program was compiled before.
 
     `full`: at the compiler's default effort; without, at its least, 3 times faster, with nearly the same memory.
     """
-    if find_spec("libtpu") is None:
-        raise AlignError('plan compiles with libtpu, which is not installed: pip install "align-jax[tpu]"')
+    if not topology.installed:
+        raise AlignError(
+            f"plan for {topology.name} needs a compiler that is not installed: "
+            f'pip install "align-jax[{topology.package}]"'
+        )
     if config.batch_size % topology.devices:
         raise AlignError(
             f"config.batch_size: expected a multiple of the {topology.devices} devices of {topology.name}, "
@@ -45,9 +41,9 @@ def ask(config: Config, topology: Topology, *, full: bool) -> dict[str, Any]:
     return json.loads(kept.read_text())
 
 
-def _compiled(given: str, topology: Topology, full: bool) -> dict[str, Any]:
+def _compiled(given: str, topology: Target, full: bool) -> dict[str, Any]:
     """Where a topology does not exist, the compiler ends its process: so not in ours."""
-    environment = os.environ | ENVIRONMENT | ({} if full else {"JAX_OPTIMIZATION_LEVEL": "O0"})
+    environment = os.environ | dict(topology.environment) | ({} if full else {"JAX_OPTIMIZATION_LEVEL": "O0"})
     command = [sys.executable, "-m", "align_jax.planning.compile"]
     started = time.monotonic()
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -71,7 +67,7 @@ def _since(started: float) -> str:
     return duration(time.monotonic() - started)
 
 
-def _reason(lines: list[str], topology: Topology) -> str:
+def _reason(lines: list[str], topology: Target) -> str:
     """Why the process failed: our own word, the compiler's, or the last thing that it said."""
     own = [line.partition("AlignError: ")[2] for line in lines if "AlignError: " in line]
     theirs = [line for line in lines if "Error: " in line or "Check failed" in line] or [*lines, "no reason given"]

@@ -1,4 +1,4 @@
-"""Compiles the real train step for a slice that is not here.
+"""Compiles the real train step for machines that are not here.
 
 A process of its own, since a topology that does not exist aborts it:
 
@@ -19,14 +19,14 @@ from align_jax import config as configs
 from align_jax import optim, sharding, tasks, train
 from align_jax import state as states
 from align_jax.planning import collectives, flops
-from align_jax.planning.topology import GENERATIONS, Topology, parse
+from align_jax.planning.topology import Target, parse
 
 # ".. the total memory required for HLO temporaries (62.54G) exceeds available HBM (15.48G)"
 _TOO_MUCH = re.compile(r"([\d.]+)([KMG])\D{1,60}?([\d.]+)([KMG])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
+def report(config: configs.Config, topology: Target) -> dict[str, Any]:
     """What `plan` prints, per device and step."""
     mesh = sharding.mesh_over(devices_of(topology), fsdp=config.mesh.get("fsdp", 1))
     task = tasks.make(config)
@@ -44,6 +44,7 @@ def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
         found: dict[str, Any] = {
             "devices": mesh.size,
             "device_unit": topology.device_unit,
+            "estimate": topology.estimate,
             "limit_bytes": topology.limit_bytes,
             "rows_per_device": config.batch_size // mesh.size,
             "flops": flops.count(traced.jaxpr.jaxpr),
@@ -59,7 +60,7 @@ def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
             return found | _too_much(str(error))
     memory = compiled.memory_analysis()
     return found | {
-        "fits": True,
+        "fits": memory.peak_memory_in_bytes <= topology.limit_bytes,  # a TPU's compiler has said so by compiling
         "peak_bytes": memory.peak_memory_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
@@ -67,14 +68,9 @@ def report(config: configs.Config, topology: Topology) -> dict[str, Any]:
     }
 
 
-def devices_of(topology: Topology) -> list[Any]:
-    """The devices of a slice, described by libtpu."""
-    options: dict[str, Any] = {} if topology.slices == 1 else {"num_slices": topology.slices}
-    asked = GENERATIONS[topology.generation].megacore  # v4: one device a core unless asked; v5p: the other way round
-    if asked != topology.legacy:
-        options["chip_config_name"] = "megacore" if asked else "legacy"
-    name = f"{topology.generation}:{topology.shape}"
-    return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+def devices_of(target: Target) -> list[Any]:
+    """Devices that are not here, described by their compiler."""
+    return topologies.get_topology_desc(platform=target.platform, **target.described()).devices
 
 
 def _too_much(message: str) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""Names of TPU slices, and what is publicly known of a chip of each generation."""
+"""Names of machines to plan for, and what is publicly known of a TPU chip of each generation."""
 
 import re
-from typing import NamedTuple
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from align_jax.config import nearest
+from align_jax.planning import gpu
 from align_jax.types import AlignError
 
 
@@ -38,6 +41,29 @@ class Topology(NamedTuple):
     shape: str  # "8x8x8", in chips
     legacy: bool = False  # each core of a v4 or v5p chip a device of its own
     slices: int = 1
+
+    platform = "tpu"
+    hours = "core-hours"
+    package = "tpu"
+    estimate = False  # its compiler says whether a program fits
+    # So that libtpu neither looks for a TPU nor for the service that tells of one, and several may compile at a time.
+    environment = MappingProxyType({
+        "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
+    })  # fmt: skip
+
+    @property
+    def installed(self) -> bool:
+        """Whether the compiler is."""
+        return find_spec("libtpu") is not None
+
+    def described(self) -> dict[str, Any]:
+        """Arguments of jax's `get_topology_desc`."""
+        options: dict[str, Any] = {} if self.slices == 1 else {"num_slices": self.slices}
+        asked = GENERATIONS[self.generation].megacore  # v4: one device a core unless asked; v5p: the other way round
+        if asked != self.legacy:
+            options["chip_config_name"] = "megacore" if asked else "legacy"
+        return {"topology_name": f"{self.generation}:{self.shape}", **options}
 
     @property
     def chips(self) -> int:
@@ -87,17 +113,25 @@ class Topology(NamedTuple):
         return int(GENERATIONS[self.generation].memory / self.devices_per_chip * 2**30)
 
 
-def parse(text: str) -> Topology:
-    """`generation:AxB[xC][:legacy][*slices]`, in chips: v4:8x8x8, v4:8x8x8:legacy, v5e:16x16*4."""
+Target = Topology | gpu.GpuTopology
+
+
+def parse(text: str) -> Target:
+    """`generation:AxB[xC][:legacy][*slices]`, in chips: v4:8x8x8, v4:8x8x8:legacy, v5e:16x16*4. GPUs: `gpu.parse`."""
+    if text.partition(":")[0] in gpu.GPUS:
+        return gpu.parse(text)
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)(:legacy)?(?:\*(\d+))?", text)
     examples = ", ".join(generation.example for generation in GENERATIONS.values())
     if match is None:
         raise AlignError(
-            f"--topology: expected generation:AxB[xC][:legacy][*slices] such as {examples}, found {text!r}"
+            f"--topology: expected generation:AxB[xC][:legacy][*slices] such as {examples}, "
+            f"or GPUs such as h100:8, found {text!r}"
         )
     generation, shape, legacy, slices = match.groups()
     if generation not in GENERATIONS:
-        raise AlignError(f"--topology: unknown generation {generation!r}; {nearest(generation, list(GENERATIONS))}")
+        raise AlignError(
+            f"--topology: unknown generation {generation!r}; {nearest(generation, [*GENERATIONS, *gpu.GPUS])}"
+        )
     known = GENERATIONS[generation]
     if shape.count("x") + 1 != known.dims:
         raise AlignError(

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# What is too long for the tests: all ways to compute a step, the paper's run compiled for four pods, many kills.
+source "$(dirname "$0")/setup.sh"
+
+case "${1:---help}" in
+  prove | plan | kill) ;;
+  *)
+    cat <<'HELP'
+bash launch/soak.sh prove              all ways to compute a step against the plain one, in float64 and float32
+bash launch/soak.sh plan               configs/align_l2.py compiled for v3, v4, v5p and v6e; fails where it does not fit
+bash launch/soak.sh kill [--kills=10]  a run that is killed again and again against one that is left alone
+HELP
+    [[ "${1:---help}" == -* ]] && exit 0
+    echo "error: expected prove, plan or kill, found $1" >&2
+    exit 2
+    ;;
+esac
+what="$1"
+shift
+setup demo test tpu bench
+case "$what" in
+  prove) PYTHONPATH=. .venv/bin/python tests/prove_step.py --all ;;
+  kill) PYTHONPATH=. .venv/bin/python launch/soak_kill.py "$@" ;;
+  plan)
+    for topology in v3:16x32 v4:8x8x8 v5p:8x8x8 v6e:16x16; do
+      .venv/bin/python -m align_jax.plan --config=configs/align_l2.py --topology="$topology" --config.mesh.fsdp=16 \
+        --config.task.gather=block --json | tee /dev/stderr | tail -n 1 |
+        .venv/bin/python -c 'import json, sys; sys.exit(not json.loads(sys.stdin.readline())["fits"])'
+    done
+    ;;
+esac
