@@ -29,7 +29,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The last finished step, or None."""
-        return max((int(path.name) for path in self._folder.glob("*") if _is_finished(path)), default=None)
+        return latest(self._folder)
 
     def save(self, state: TrainState, config: dict[str, Any]) -> None:
         """Starts writing; returns once the arrays are copied off the devices."""
@@ -73,6 +73,11 @@ class Checkpoints:
     def _unfinished(self) -> list[Path]:
         folders = sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
         return [path for path in folders if ".unfinished" not in path.name and not _is_finished(path)]
+
+
+def latest(folder: Path) -> int | None:
+    """The last finished step in a folder of checkpoints, or None."""
+    return max((int(path.name) for path in folder.glob("*") if _is_finished(path)), default=None)
 
 
 def _is_finished(path: Path) -> bool:

@@ -13,13 +13,14 @@ from ml_collections import config_flags
 from align_jax import config as configs
 from align_jax import files, train, warm_start
 from align_jax import run as runs
-from align_jax.checkpoint import Checkpoints
+from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.export import export
 from align_jax.hosts.start import start
 from align_jax.metrics import Recorder, write_parameters
+from align_jax.types import AlignError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results", required=True)
@@ -30,8 +31,12 @@ WAIT = flags.DEFINE_float("wait", 300.0, "seconds to wait for the other processe
 def run(config: Config, workdir: Path, *, wait: float = 300.0) -> None:
     """One run, or one after the other for each of `config.stages`; waits `wait` seconds for its other processes."""
     configs.check(config)
-    start(configs.flat(configs.plain(config)) | {"workdir": str(workdir)}, seconds=wait)
-    for stage, folder in runs.stage_configs(config, workdir):
+    stages = runs.stage_configs(config, workdir)
+    facts = {"workdir": str(workdir.absolute())}
+    for _, folder in stages:  # hosts that do not see the same folder would start from different steps
+        facts[f"last checkpoint in {folder}"] = str(latest(folder / "checkpoints"))
+    start(configs.flat(configs.plain(config)) | facts, seconds=wait)
+    for stage, folder in stages:
         _run(stage, folder)
 
 
@@ -75,6 +80,10 @@ def _run(config: Config, workdir: Path) -> None:
 
 def main(_: list[str]) -> None:
     """Checks the flags."""
+    if "://" in WORKDIR.value:
+        raise AlignError(
+            f"--workdir: expected a folder, which all hosts see, found {WORKDIR.value}; mount the bucket (gcsfuse, NFS)"
+        )
     run(CONFIG.value, Path(WORKDIR.value), wait=WAIT.value)
 
 

@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
             "negatives": 1.0,  # share of the in-batch negatives that count
             "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
             "micro_batches": 1,  # slices of each device's rows: less memory, the same step
-            "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory
+            "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory with remat
             "gradient_dtype": "float32",  # in which devices add up gradients; "bfloat16" halves that traffic
             "duplicates": "ignored",  # many captions of a batch name the same category
         },

@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
             "duplicates": "negatives",  # rows of the same group or text: "negatives" (paper), "shared" or "ignored"
             "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
             "micro_batches": 1,  # slices of each device's rows: less memory, the same step
-            "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory
+            "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory with remat
             "gradient_dtype": "float32",  # in which devices add up gradients; "bfloat16" halves that traffic
             "dtype": "bfloat16",  # of the towers; parameters, statistics and the loss are f32
         },

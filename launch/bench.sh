@@ -14,7 +14,7 @@ bash launch/bench.sh efficientnet [--rounds=6]   EfficientNet-B0 forward and bac
 bash launch/bench.sh losses [--rounds=3]         the three forms of the contrastive loss: time and memory at growing N
 bash launch/bench.sh step [--rounds=10]          a training step of the demo's size against AlignModel and torch
 bash launch/bench.sh loop [--rounds=3]           the training loop against its bare step
-bash launch/bench.sh scaling                     bytes that a step sends on 1, 2, 4 and 8 devices
+bash launch/bench.sh scaling                     bytes of the collectives of a step on 1, 2, 4 and 8 devices
 HELP
     exit 0
     ;;
@@ -28,4 +28,6 @@ fi
 if [ "$what" = efficientnet ]; then
   PYTHONPATH=. exec taskset -c "${CORE:-0}" .venv/bin/python launch/bench_efficientnet.py "$@"
 fi
+# As launch/demo.sh: huge pages for what is allocated anew at each step, for both sides.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 PYTHONPATH=. exec .venv/bin/python "launch/bench_$what.py" "$@"

@@ -1,7 +1,8 @@
-"""Weak scaling by what the compiled step sends: bytes per device of each collective, on 1, 2, 4 and 8 devices.
+"""Weak scaling by the collectives of the compiled step: bytes of their results per device, on 1, 2, 4 and 8 devices.
 
 The demo's model at 64 pairs a device, in three layouts: copies of all parameters, split and gathered for the step,
-split and gathered block by block. Nothing runs; bytes are of results, times trips. P: the parameters in f32.
+split and gathered block by block. Nothing runs. On the wire a ring sends twice as much for an
+all-reduce, and n - 1 times as much for a reduce-scatter. P: the parameters in f32.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main():
     parser.add_argument("--rows", type=int, default=64, help="pairs on each device")
     flags = parser.parse_args()
     report = []
-    print(f"{'devices':>8}  {'layout':14}{'MB sent':>10}{'of P':>7}  by kind")
+    print(f"{'devices':>8}  {'layout':14}{'MB':>10}{'of P':>7}  by kind")
     for devices in (1, 2, 4, 8):
         for layout, (split, gather) in LAYOUTS.items():
             if devices == 1 and split:

@@ -18,7 +18,7 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
   usage
   exit 0
 fi
-if [[ $# -lt 3 || ! "$1$2" =~ ^[1-9][0-9]*$ ]]; then
+if [[ $# -lt 3 || ! "$1" =~ ^[1-9][0-9]*$ || ! "$2" =~ ^[1-9][0-9]*$ ]]; then
   echo "error: expected the numbers of processes and devices, and a command; see --help" >&2
   exit 2
 fi
@@ -35,7 +35,10 @@ for ((process = 0; process < processes; process++)); do
     "$@" > >(sed -u "s/^/$process: /") 2> >(sed -u "s/^/$process: /" >&2) &
   pids+=($!)
 done
-for ((left = processes; left > 0; left--)); do
-  # Those that hear of it have some time to say so themselves.
-  wait -n "${pids[@]}" || { status=$? && sleep 5 && exit "$status"; }
+declare -A running
+for pid in "${pids[@]}"; do running[$pid]=1; done
+while ((${#running[@]})); do
+  # Those that hear of a failure have some time to say so themselves.
+  wait -n -p ended "${!running[@]}" || { status=$? && sleep 5 && exit "$status"; }
+  unset "running[$ended]"
 done

@@ -7,7 +7,8 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 #SBATCH --open-mode=append
-# Trains on NVIDIA machines of a Slurm cluster, one process a node, which drives all of its GPUs:
+# Trains on NVIDIA machines of a Slurm cluster, one process a node, which drives all of its GPUs
+# (with a task for each GPU, add --gpus-per-task=1):
 #   sbatch --nodes=4 --time=24:00:00 launch/slurm.sh --config=configs/align_b7_bert_base.py --workdir=/shared/run
 # The clone lies on a file system that all nodes share, with its environment: source launch/setup.sh; setup gpu.
 # Five minutes before the time is over the job queues itself again; the run goes on from its last checkpoint.

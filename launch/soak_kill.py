@@ -43,12 +43,15 @@ def main():
         begun = time.monotonic()
         subprocess.run(command(calm, flags.steps), check=True, stderr=subprocess.DEVNULL)
         length = time.monotonic() - begun
+        begun = time.monotonic()  # a second time it has nothing to do but to start
+        subprocess.run(command(calm, flags.steps), check=True, stderr=subprocess.DEVNULL)
+        start = time.monotonic() - begun
         done = 0
         for _ in range(flags.kills):
             with subprocess.Popen(command(killed, flags.steps), stderr=subprocess.DEVNULL) as process:
                 try:
-                    process.wait(moments.uniform(0.2, 1.0) * length)
-                    break
+                    status = process.wait(start + moments.uniform(0.2, 1.8) * (length - start) / flags.kills)
+                    raise SystemExit(f"it ended by itself, with status {status}, after {done} kills: take more --steps")
                 except subprocess.TimeoutExpired:
                     process.kill()
             done += 1

@@ -6,14 +6,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ $# -lt 1 || "$1" == -h || "$1" == --help ]]; then
   cat <<'HELP'
-bash launch/tpu_vm.sh NAME --config=configs/align_l2.py --workdir=gs://bucket/run [--config.KEY=VALUE ...]
+bash launch/tpu_vm.sh NAME --config=configs/align_l2.py --workdir=/mnt/shared/run [--config.KEY=VALUE ...]
 
+The work directory must be the same folder on all hosts: a mounted bucket or NFS.
 Makes the TPU slice NAME if it does not exist, copies this clone to each host, installs it there and trains. A slice that
 was preempted is deleted and made again, and the run goes on from its last checkpoint. Set in the environment:
   ZONE     us-central2-b, ...
   TYPE     v4-1024, v5p-512, ... (the accelerator type)
   PROJECT  the Google Cloud project; the one of gcloud's configuration unless set
-  VERSION  the runtime version; tpu-ubuntu2204-base unless set
+  VERSION  the runtime version; tpu-ubuntu2204-base, for v2 to v4, unless set; v2-alpha-tpuv5 for v5p, v2-alpha-tpuv6e ..
   SPOT     1 for a spot slice
   KEEP     1 to leave the slice running when the run has finished
   TRIES    how often to start at most; 100 unless set
@@ -47,13 +48,13 @@ ready() {
   fi
 }
 
+# Steps are joined by &&: inside a condition the shell does not stop at a failure by itself.
 install() {
-  local archive
-  archive="$(mktemp --suffix=.tar.gz)"
-  git archive --format=tar.gz --output="$archive" HEAD
-  gcloud compute tpus tpu-vm scp "$archive" "$name:align_jax.tar.gz" "${where[@]}" --worker=all
-  rm -f "$archive"
-  everywhere "mkdir -p align_jax && tar -xzf align_jax.tar.gz -C align_jax && cd align_jax && source launch/setup.sh && setup tpu"
+  local archive python='command -v python3.11 >/dev/null || { sudo apt-get update && sudo apt-get install -y python3.11 python3.11-venv; }'
+  archive="$(mktemp --suffix=.tar.gz)" && git archive --format=tar.gz --output="$archive" HEAD &&
+    gcloud compute tpus tpu-vm scp "$archive" "$name:align_jax.tar.gz" "${where[@]}" --worker=all && rm -f "$archive" &&
+    everywhere "$python" &&
+    everywhere "mkdir -p align_jax && tar -xzf align_jax.tar.gz -C align_jax && cd align_jax && source launch/setup.sh && setup tpu"
 }
 
 # Each host finds its place by the machine's metadata (align_jax/hosts/place.py). Arguments arrive as they were given.
@@ -64,11 +65,11 @@ for ((try = 1; try <= ${TRIES:-100}; try++)); do
     [[ -n "${KEEP:-}" ]] || gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet
     exit 0
   fi
+  sleep 60 # a slice that is being preempted still says READY at first
   if [[ "$(state)" == READY ]]; then
     echo "error: the run failed on a slice that is well; its output above says why. $name is left running" >&2
     exit 1
   fi
-  sleep 30
 done
 echo "error: not finished after ${TRIES:-100} starts" >&2
 exit 1

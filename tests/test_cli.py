@@ -172,6 +172,11 @@ def test_process_wrong_override(file, tmp_path):
     assert_one_line(done, "optm", "optim")
 
 
+def test_process_work_directory_in_a_bucket(file):
+    """Path would make it a local folder called gs:."""
+    assert_one_line(process(f"--config={file}", "--workdir=gs://bucket/run"), "gs://bucket/run", "mount the bucket")
+
+
 def test_process_wrong_batch(file, tmp_path):
     found = f'"mesh": {json.dumps({"fsdp": 1, "devices": 1})}'
     text = file.read_text()

@@ -68,15 +68,19 @@ def _lead(place: Place, own: Report, seconds: float) -> Report:
 def _follow(place: Place, own: Report, seconds: float) -> Report:
     deadline = time.monotonic() + seconds
     host, _, port = place.address.rpartition(":")
+    reason = "no answer"
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, int(port)), timeout=left) as connection:
                 _send(connection, own)
-                connection.settimeout(left + PATIENCE)  # process 0 may have begun to wait later
+                connection.settimeout(seconds + PATIENCE)  # process 0 may have begun to wait later
                 return _receive(connection)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error)
             time.sleep(RETRY)
-    raise AlignError(f"process {place.process} waited {seconds:g} s for process 0 at {place.address}; is it running?")
+    raise AlignError(
+        f"process {place.process} waited {seconds:g} s for process 0 at {place.address} ({reason}); is it running?"
+    )
 
 
 def _send(connection: socket.socket, value: Report) -> None:

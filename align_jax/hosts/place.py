@@ -39,10 +39,13 @@ def find(environment: Mapping[str, str], attribute: Callable[[str], str] | None)
         rows = [line.partition(":") for line in attribute("tpu-env").splitlines()]
         own = {name.strip(): value.strip().strip("'") for name, _, value in rows}
         workers = [worker.split(":")[-1] for worker in attribute("worker-network-endpoints").split(",")]
-        found = _slices(own, workers, int(attribute("agent-worker-number")))
+        found = _slices(
+            own, workers, _number({"agent-worker-number": attribute("agent-worker-number")}, "agent-worker-number")
+        )
     else:
         return None
-    if not 0 <= found.process < found.processes or not found.address.rpartition(":")[2].isdigit():
+    port = found.address.rpartition(":")[2]
+    if not 0 <= found.process < found.processes or not port.isdigit() or not 0 < int(port) < 2**16:
         raise AlignError(
             "environment: expected host:port of process 0 and a process number below the count, "
             f"found {found.address}, process {found.process} of {found.processes}"
@@ -81,7 +84,9 @@ def _slurm(environment: Mapping[str, str]) -> Place:
 
 def _slices(environment: Mapping[str, str], workers: list[str], index: int) -> Place:
     """Worker `index` of `workers`, in one slice or in one of several."""
-    slices, own = int(environment.get("MEGASCALE_NUM_SLICES") or 1), int(environment.get("MEGASCALE_SLICE_ID") or 0)
+    slices, own = 1, 0
+    if environment.get("MEGASCALE_NUM_SLICES"):
+        slices, own = (_number(environment, f"MEGASCALE_{name}") for name in ("NUM_SLICES", "SLICE_ID"))
     leader = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
     return Place(f"{leader.partition(':')[0]}:{PORT}", slices * len(workers), own * len(workers) + index)
 

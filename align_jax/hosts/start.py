@@ -27,10 +27,14 @@ def start(facts: Mapping[str, Any], *, seconds: float) -> None:
         return
     ours = {"align_jax": version("align_jax"), "code": code.digest(), "jax": version("jax")}
     hosts = meet(place, ours | dict(facts), seconds=seconds)
-    jax.distributed.initialize(
-        *place, initialization_timeout=round(seconds),
-        heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN,
-    )  # fmt: skip
+    try:
+        jax.distributed.initialize(
+            *place, initialization_timeout=round(seconds), heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
+            cluster_detection_method="deactivate",  # under Slurm it would leave each process one GPU of all
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        raise AlignError(f"process {place.process} cannot join the others at {place.address}: {error}") from error
     same_devices(Counter(device.process_index for device in jax.devices()), hosts)
 
 

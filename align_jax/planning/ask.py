@@ -35,7 +35,7 @@ def ask(config: Config, topology: Target, *, full: bool) -> dict[str, Any]:
         )
     tasks.make(config).check(config.batch_size // topology.devices)
     given = json.dumps({"config": configs.plain(config), "topology": topology.name, "full": full}, sort_keys=True)
-    kept = cache_folder() / "plans" / f"{_fingerprint(given)}.json"
+    kept = cache_folder() / "plans" / f"{_fingerprint(given, topology.packages)}.json"
     if not kept.exists():
         files.write_json(kept, _compiled(given, topology, full))
     return json.loads(kept.read_text())
@@ -74,7 +74,7 @@ def _reason(lines: list[str], topology: Target) -> str:
     return own[-1] if own else f"{topology.name}: the compiler refuses: {theirs[-1].strip()[:300]}"
 
 
-def _fingerprint(given: str) -> str:
+def _fingerprint(given: str, compiler: tuple[str, ...]) -> str:
     """Of the question, of our own code, and of what compiles it."""
-    versions = [version(package) for package in ("jax", "jaxlib", "libtpu", "flax", "optax")]
+    versions = [version(package) for package in ("jax", "jaxlib", "flax", "optax", *compiler)]
     return hashlib.blake2b(" ".join((given, code.digest(), *versions)).encode(), digest_size=12).hexdigest()

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from align_jax.config import nearest
 from align_jax.types import AlignError
 
 SHARE = 0.9  # of the memory that a program may use: the driver, NCCL and cuDNN take theirs
@@ -77,9 +76,14 @@ class GpuTopology(NamedTuple):
         return int(SHARE * GPUS[self.kind].gibibytes * 2**30)
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Those that compile, as far as they are installed."""
+        return tuple(f"jax-cuda{version}-plugin" for version in (12, 13) if find_spec(f"jax_cuda{version}_plugin"))
+
+    @property
     def installed(self) -> bool:
         """Whether the compiler is."""
-        return any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)) and _libraries() is not None
+        return bool(self.packages) and _libraries() is not None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -107,13 +111,11 @@ device_description_str: "{gpu.name}"
 
 
 def parse(text: str) -> GpuTopology:
-    """`kind:[hosts x]gpus`: h100:8, a100:4x8."""
+    """`kind:[hosts x]gpus`, the kind of `GPUS`: h100:8, a100:4x8."""
     match = re.fullmatch(r"(\w+):(?:([1-9]\d*)x)?([1-9]\d*)", text)
     if match is None:
         raise AlignError(f"--topology: expected GPUs as h100:8 or, of several hosts, h100:4x8; found {text!r}")
     kind, hosts, gpus = match.groups()
-    if kind not in GPUS:
-        raise AlignError(f"--topology: unknown GPU {kind!r}; {nearest(kind, list(GPUS))}")
     return GpuTopology(text, kind, int(hosts or 1), int(gpus))
 
 

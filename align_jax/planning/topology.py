@@ -45,6 +45,7 @@ class Topology(NamedTuple):
     platform = "tpu"
     hours = "core-hours"
     package = "tpu"
+    packages = ("libtpu",)  # that compile
     estimate = False  # its compiler says whether a program fits
     # So that libtpu neither looks for a TPU nor for the service that tells of one, and several may compile at a time.
     environment = MappingProxyType({

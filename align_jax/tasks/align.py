@@ -23,6 +23,7 @@ from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, Py
 
 OBJECTIVES = ("softmax", "sigmoid")
 GATHER = ("step", "block")
+DTYPES = ("float32", "bfloat16", "float64")  # of sums of gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +196,7 @@ def build(
       micro_batches: slices of each device's rows that the towers take one after the other, with the loss and the
         gradients of the whole.
       gather: of `GATHER`: parameters that are split over fsdp come together once for the step, or those of each block
-        when it is used, in the towers' dtype, which takes less memory and more traffic.
+        when it is used, in the towers' dtype, which with remat takes less memory, and more traffic.
       gradient_dtype: in which devices add up their gradients, that of the parameters unless given.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
       image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
@@ -212,7 +213,7 @@ def build(
         raise AlignError(f"config.task.label_smoothing: the sigmoid loss has none, found {smoothing}; leave it out")
     for key, value, known in (
         ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS),
-        ("gather", gather, GATHER),
+        ("gather", gather, GATHER), ("gradient_dtype", gradient_dtype or param_dtype, DTYPES),
     ):  # fmt: skip
         if value not in known:
             raise AlignError(f"config.task.{key}: expected one of {known}, found {value!r}")
