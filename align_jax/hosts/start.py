@@ -35,6 +35,10 @@ def start(facts: Mapping[str, Any], *, seconds: float) -> None:
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise AlignError(f"process {place.process} cannot join the others at {place.address}: {error}") from error
+    if jax.default_backend() == "cpu":
+        # Processors wait 30 s for each other at their first exchange, and of a cached program only process 0 knows: it
+        # would be there long before those that compile.
+        jax.config.update("jax_enable_compilation_cache", False)
     same_devices(Counter(device.process_index for device in jax.devices()), hosts)
 
 
