@@ -31,7 +31,7 @@ def make(dtype: str, *, scan: bool = False, remat: str = "none", **fields) -> al
     how = {"scan": scan, "remat": remat}
     return align.build(
         image={"width": 0.25, "bn_group_size": 4, "stages": ((1, 3, 1, 64), (3, 3, 6, 96)), "strides": (2, 2), **how},
-        text={"size": "tiny", "layers": 3, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1, **how},
+        text={"size": "tiny", "layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1, **how},
         embedding=16, image_projection=True, image_size=32, text_length=8, vocab_size=64,
         dtype=dtype, param_dtype=dtype, **fields,
     )  # fmt: skip

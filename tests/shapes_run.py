@@ -21,8 +21,8 @@ def get_config():
         "seed": 3, "steps": 12, "batch_size": 8, "mesh": {"devices": 1},
         "task": {
             "name": "align", "embedding": 16, "image_projection": True, "temperature": 0.1,
-            "image": {"width": 0.25, "depth": 0.1, "bn_group_size": 4, "stochastic_depth": 0.2,
-                      "strides": (1, 2, 1, 2, 1, 1, 1)},
+            "image": {"width": 0.25, "stages": ((1, 3, 1, 16), (2, 3, 6, 24), (1, 3, 6, 80)), "strides": (1, 2, 2),
+                      "bn_group_size": 4, "stochastic_depth": 0.2},
             "text": {"size": "tiny", "layers": 1, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1},
         },
         "data": {"source": source, "vocab": {"size": 64}, "resize": 36, "crop": 32, "flip": True, "text_length": 8,
