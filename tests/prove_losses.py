@@ -100,7 +100,7 @@ def main():
     for case, form, (devices, block) in itertools.product(cases, FORMS, ((1, 64), (2, 3), (8, 3))):
         if form == "dense" and block == 64:
             continue
-        for dtype in worst:
+        for dtype in worst if devices == 8 else (np.float64,):
             arrays = inputs(dtype)
             expected = reference(*(x.astype(np.float64) for x in arrays[:2]), arrays[2], **case)
             got = found(arrays, devices, dtype, form=form, block=block, **case)
