@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from align_jax.models import remat
 from align_jax.models.blocks import chain
+from align_jax.models.convolution import dense_conv
 from align_jax.models.depthwise import Padding, depthwise_conv
 from align_jax.models.norm import BatchNorm
 from align_jax.models.randomness import drop_path, fold
@@ -114,17 +115,7 @@ class Conv(nn.Module):
         if self.depthwise:
             return depthwise_conv(x, kernel, stride=self.stride, padding=padding)
 
-        def conv(x, kernel):
-            strides, layout = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
-            return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
-
-        def matmul(x, kernel):
-            return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-
-        # XLA:CPU takes up to 20 times longer for the weight gradient of a 1x1 convolution than for a matrix product's.
-        return jax.lax.platform_dependent(
-            x, kernel, cpu=matmul if self.kernel == self.stride == 1 else conv, default=conv
-        )
+        return dense_conv(x, kernel, stride=self.stride, padding=padding)
 
 
 class Block(nn.Module):
