@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
              "activities", "objects", "symbols", "flags")  # fmt: skip
     return ConfigDict({
         "seed": 0,
-        "steps": 800,
+        "steps": 1000,
         "batch_size": 256,  # pairs
         "mesh": {"fsdp": 1},
         "task": {
