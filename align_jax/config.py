@@ -22,8 +22,8 @@ SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "che
 # What may differ between a run and its continuation: how it is watched and computed, not what it computes.
 FREE_ON_RESUME = ("log_every", "steps_ahead", "checkpoint", "evals", "evaluate_every", "export", "data.threads",
                   "data.prefetch", "data.max_bad_share", "mesh", "stages", "task.micro_batches", "task.loss_form",
-                  "task.loss_block", "task.gather", "task.image.remat", "task.text.remat", "task.image.scan",
-                  "task.text.scan")  # fmt: skip
+                  "task.loss_block", "task.gather", "task.split", "task.image.remat", "task.text.remat",
+                  "task.image.scan", "task.text.scan")  # fmt: skip
 
 
 def nearest(key: str, known: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ for the step. A Task sees global arrays; what must run on each device's own rows
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,11 +17,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from align_jax.types import AlignError, PyTree
+from align_jax.split import WHOLE, split_axis
+from align_jax.types import AlignError, PyTree, SplitRule
 
 AXES = ("data", "fsdp")
-WHOLE = -1  # no axis of an array is split
-SMALL = 2**14  # elements below which it is not worth it
 Rows = TypeVar("Rows")
 Shared = TypeVar("Shared")
 
@@ -56,25 +54,24 @@ def order(device: Any) -> tuple[int, int, int]:
     return getattr(device, "slice_index", 0), device.process_index, device.id
 
 
-def split_axis(shape: tuple[int, ...], ways: int) -> int:
-    """The axis of an array that is split over `ways` devices: the largest that divides, or WHOLE where none does.
-
-    Small arrays stay whole: splitting them saves nothing, and each costs a collective of its own.
-    """
-    fitting = [axis for axis, side in enumerate(shape) if side % ways == 0]
-    if ways == 1 or math.prod(shape) < SMALL or not fitting:
-        return WHOLE
-    return max(fitting, key=lambda axis: shape[axis])
-
-
 def _spec(axis: int) -> P:
     return P() if axis == WHOLE else P(*[None] * axis, "fsdp")
 
 
-def of_state(mesh: Mesh, shapes: PyTree) -> PyTree:
-    """Where each array of a state lives: large ones split over `fsdp`, the rest whole."""
-    ways = mesh.shape["fsdp"]
-    return jax.tree.map(lambda x: NamedSharding(mesh, _spec(split_axis(x.shape, ways))), shapes)
+def of_state(mesh: Mesh, shapes: PyTree, rules: Sequence[SplitRule] = ()) -> PyTree:
+    """Where each array of a state lives, or of any tree whose paths end in those of parameters: see `split_axis`."""
+    axes = _axes(shapes, mesh.shape["fsdp"], rules)
+    return jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), axes)
+
+
+def _axes(tree: PyTree, ways: int, rules: Sequence[SplitRule]) -> PyTree:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: split_axis(x.shape, ways, path=_name(path), rules=rules), tree
+    )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def whole(mesh: Mesh, tree: PyTree) -> PyTree:
@@ -112,28 +109,31 @@ def place(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def per_device(
-    fn: Callable[[Any, Any], tuple[Rows, Shared]], *, later: Callable[[str], bool] | None = None, reduce: Any = None
+    fn: Callable[[Any, Any], tuple[Rows, Shared]],
+    *,
+    rules: Sequence[SplitRule] = (),
+    later: Callable[[str], bool] | None = None,
+    reduce: Any = None,
 ) -> Callable[[PyTree, PyTree], tuple[Rows, Shared]]:
     """Runs `fn(shared, rows) -> (rows, shared)` on each device with its own rows, under the mesh of `jax.set_mesh`.
 
-    Shared inputs that are split over `fsdp` are gathered here, whole, and enter as varying, so that what `fn` does with
-    them is local and their gradient is reduced once, in the dtype in which they entered (f32) or in `reduce`, not once
-    for each use in the dtype of the use: scattered over `fsdp`, and then summed over `data`. Those whose path ("0/a/b")
-    `later` names enter as `Part`s, for `gather_block` to gather where they are used. Shared outputs must be the same on
-    all devices: reduce them with `mean` or `total`; jax checks it.
+    Shared inputs that are split over `fsdp` (by `rules`, as in `of_state`) are gathered here, whole, and enter as
+    varying, so that what `fn` does with them is local and their gradient is reduced once, in the dtype in which they
+    entered (f32) or in `reduce`, not once for each use in the dtype of the use: scattered over `fsdp`, and then summed
+    over `data`. Those whose path ("0/a/b") `later` names enter as `Part`s, for `gather_block` to gather where they are
+    used. Shared outputs must be the same on all devices: reduce them with `mean` or `total`; jax checks it.
     """
 
     def outer(shared: PyTree, rows: PyTree) -> tuple[Rows, Shared]:
         ways = jax.sharding.get_abstract_mesh().shape["fsdp"]
-        axes = jax.tree.map(lambda x: split_axis(x.shape, ways), shared)
+        axes = _axes(shared, ways, rules)
 
         def enter(path: Any, x: jax.Array, axis: int) -> Any:
             x = _varying(axis, reduce, x)
             if axis == WHOLE:
                 return x
             part = Part(x, axis, reduce)
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return part if later is not None and later(name) else part.whole(x.dtype)
+            return part if later is not None and later(_name(path)) else part.whole(x.dtype)
 
         def body(shared: PyTree, rows: PyTree) -> tuple[Rows, Shared]:
             return fn(jax.tree_util.tree_map_with_path(enter, shared, axes), rows)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from align_jax import sharding
+from align_jax import paths, sharding, split
 from align_jax.optim import Optimizer
 from align_jax.types import Batch, ModelState, Params, PyTree, Task
 
@@ -26,15 +26,16 @@ class TrainState:
 
 def create(task: Task, optimizer: Optimizer, batch: Batch, *, seed: int, mesh: jax.sharding.Mesh) -> TrainState:
     """A fresh state, created on the devices where it will live."""
-    fresh = _fresh(task, optimizer, batch)
-    shapes = jax.eval_shape(fresh, jax.random.key(seed))
-    return jax.jit(fresh, out_shardings=sharding.of_state(mesh, shapes))(jax.random.key(seed))
+    where = jax.tree.map(lambda x: x.sharding, abstract(task, optimizer, batch, mesh=mesh))
+    return jax.jit(_fresh(task, optimizer, batch), out_shardings=where)(jax.random.key(seed))
 
 
 def abstract(task: Task, optimizer: Optimizer, batch: Batch, *, mesh: jax.sharding.Mesh) -> TrainState:
     """The shapes, dtypes and shardings of `create`'s result; costs no memory."""
     shapes = jax.eval_shape(lambda: _fresh(task, optimizer, batch)(jax.random.key(0)))
-    where = sharding.of_state(mesh, shapes)
+    parameters = {path: x.shape for path, x in paths.flatten(shapes.params).items()}
+    split.check(task.split, parameters, mesh.shape["fsdp"])
+    where = sharding.of_state(mesh, shapes, task.split)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, where)
 
 

@@ -13,7 +13,7 @@ This module imports nothing of ours and, at run time, no jax: the data workers i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ PyTree = Any
 Params = PyTree  # nested dicts of f32 arrays, owned by the optimizer
 ModelState = PyTree  # nested dicts: batch statistics and whatever else a model keeps between steps
 Batch = Mapping[str, Any]  # name -> array whose leading axis is rows
+SplitRule = tuple[str, int]  # pattern of parameter paths, and the axis along which those are split; -1 for none
 
 
 class AlignError(Exception):
@@ -54,6 +55,11 @@ class Aux(NamedTuple):
 
 class Task(Protocol):
     """Turns a batch into a loss. One loop trains any Task."""
+
+    @property
+    def split(self) -> Sequence[SplitRule]:
+        """How some of its parameters are split over devices; the others go by size."""
+        ...
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh parameters and model state for batches shaped like `batch`."""

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
             "loss_form": "dense",  # "streamed", "ring": less memory, the same loss
             "micro_batches": 1,  # slices of each device's rows: less memory, the same step
             "gather": "step",  # or "block": parameters split over fsdp come together where used: less memory with remat
+            "split": (),  # (pattern of parameter paths, axis or -1 for whole): over fsdp; the rest go by size
             "gradient_dtype": "float32",  # in which devices add up gradients; "bfloat16" halves that traffic
             "dtype": "bfloat16",  # of the towers; parameters, statistics and the loss are f32
         },

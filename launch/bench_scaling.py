@@ -1,8 +1,8 @@
 """Weak scaling by the collectives of the compiled step: bytes of their results per device, on 1, 2, 4 and 8 devices.
 
-The demo's model at 64 pairs a device, in three layouts: copies of all parameters, split and gathered for the step,
-split and gathered block by block. Nothing runs. On the wire a ring sends twice as much for an
-all-reduce, and n - 1 times as much for a reduce-scatter. P: the parameters in f32.
+The demo's model at 128 pairs a device, in three layouts: copies of all parameters, split and gathered for the step,
+split and gathered block by block. Nothing runs. On the wire a ring sends twice as much for an all-reduce, and n - 1
+times as much for a reduce-scatter. P: the parameters in f32.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def measured(devices: int, split: bool, gather: str, rows: int) -> tuple[dict[st
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64, help="pairs on each device")
+    parser.add_argument("--rows", type=int, default=128, help="pairs on each device, a multiple of the group of BatchNorm")
     flags = parser.parse_args()
     report = []
     print(f"{'devices':>8}  {'layout':14}{'MB':>10}{'of P':>7}  by kind")

@@ -15,12 +15,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import sharding
+from align_jax import sharding, split
 from align_jax.losses.contrastive import FORMS
 from align_jax.models.randomness import row_keys
 from align_jax.tasks import align
 
-sharding.SMALL = 64  # so that parameters of a small model are split too
+split.SMALL = 64  # so that parameters of a small model are split too
 
 
 def make(dtype: str, *, scan: bool = False, remat: str = "none", **fields) -> align.Align:

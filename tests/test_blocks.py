@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from align_jax import optim, paths, sharding, train
+from align_jax import optim, paths, sharding, split, train
 from align_jax import state as states
 from align_jax.models.blocks import in_block
 from align_jax.tasks import align
@@ -18,7 +18,7 @@ ROWS = 64
 @pytest.fixture(autouse=True)
 def split_small_arrays_too(monkeypatch):
     """The small task has no large ones."""
-    monkeypatch.setattr(sharding, "SMALL", 64)
+    monkeypatch.setattr(split, "SMALL", 64)
 
 
 def make(*, scan=False, remat="none", repeats=4, dtype="bfloat16", **fields):

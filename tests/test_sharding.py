@@ -1,15 +1,18 @@
 """Parameters and optimizer state split over `fsdp`: the same run, a fraction of the memory, the least traffic."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from align_jax import optim, paths, sharding, train
+from align_jax import optim, paths, sharding, split, train
 from align_jax import state as states
 from align_jax.checkpoint import Checkpoints
 from align_jax.planning import collectives
 from align_jax.tasks import align
+from align_jax.types import AlignError
 
 ROWS = 32
 
@@ -17,7 +20,7 @@ ROWS = 32
 @pytest.fixture(autouse=True)
 def split_small_arrays_too(monkeypatch):
     """The tiny task has no large ones."""
-    monkeypatch.setattr(sharding, "SMALL", 64)
+    monkeypatch.setattr(split, "SMALL", 64)
 
 
 @pytest.mark.parametrize(
@@ -27,15 +30,49 @@ def split_small_arrays_too(monkeypatch):
     ids=str,
 )  # fmt: skip
 def test_the_largest_axis_that_divides_is_split(shape, ways, axis):
-    assert sharding.split_axis(shape, ways) == axis
+    assert split.split_axis(shape, ways) == axis
+
+
+WORDS = "text_tower/word_embedding"
+RULES = ((WORDS, 1), ("image_tower/*/project_conv", split.WHOLE))
+
+
+def test_a_rule_comes_before_size():
+    """For the parameter, what the optimizer keeps of it, and wherever its tree is a part of another."""
+    table = (128, 64)
+    for path in (f"{WORDS}/embedding", f"params/{WORDS}/embedding", f"opt_state/0/mu/{WORDS}/embedding"):
+        assert split.split_axis(table, 8, path=path, rules=RULES) == 1
+    assert split.split_axis((128,), 8, path=f"opt_state/0/v_row/{WORDS}/embedding", rules=RULES) == split.WHOLE
+    assert split.split_axis(table, 8, path="other_text_tower/word_embedding/embedding", rules=RULES) == 0
+    assert split.split_axis(table, 8, path="params/image_tower/block_0/project_conv/kernel", rules=RULES) == split.WHOLE
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        (
+            ((WORDS, 1), ("text_tower/word*", 0)),
+            r"expected one axis for text_tower/word_embedding/embedding \(64, 32\)",
+        ),
+        (((WORDS, 2),), r"that mesh.fsdp=4 divides, or -1 to keep it whole, found 2 by 'text_tower/word_embedding'"),
+        ((("text_towr", 0),), "'text_towr' matches none"),
+    ],
+)
+def test_rules_that_cannot_be(rules, says):
+    with pytest.raises(AlignError, match=says):
+        Layout(4, rules=rules)
+
+
+def test_rules_that_agree_do_not_collide():
+    Layout(4, rules=((WORDS, 1), ("text_tower/word*", 1)))
 
 
 class Layout:
     """The tiny task on 8 devices, `fsdp` of them sharing a copy of the state."""
 
-    def __init__(self, fsdp, devices=8):
+    def __init__(self, fsdp, devices=8, rules=()):
         self.mesh = sharding.make_mesh(devices=devices, fsdp=fsdp)
-        self.task = align.tiny()
+        self.task = dataclasses.replace(align.tiny(), split=rules)
         self.optimizer = optim.make(steps=4, learning_rate=1e-2, warmup=0, weight_decay=0.1, ema=0.9)
         self.one = self.task.dummy_batch(1)
         with jax.set_mesh(self.mesh):
@@ -65,9 +102,9 @@ def largest_difference(one, other):
 def test_a_run_is_the_same_however_its_state_is_split():
     """Its loss, the size of its gradient (LAMB itself would not notice another), and its parameters."""
     whole, numbers = Layout(1, devices=1).after(3)
-    split, others = Layout(4).after(3)
+    parted, others = Layout(4, rules=RULES).after(3)
     np.testing.assert_allclose(others, numbers, rtol=1e-4)
-    assert largest_difference(split, whole) < 1e-3
+    assert largest_difference(parted, whole) < 1e-3
 
 
 def test_a_device_holds_a_fraction():

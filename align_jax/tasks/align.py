@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from align_jax.models.blocks import in_block
 from align_jax.models.dual_encoder import DualEncoder
 from align_jax.models.efficientnet import VARIANTS, EfficientNet, Stage, round_filters
 from align_jax.models.randomness import row_keys
-from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree
+from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree, SplitRule
 
 OBJECTIVES = ("softmax", "sigmoid")
 GATHER = ("step", "block")
@@ -38,6 +38,7 @@ class Align:
     micro_batches: int = 1  # slices of each device's rows that are embedded one after the other
     gather: str = "step"  # when parameters that are split over fsdp come together
     gradient_dtype: Any = None  # in which devices add up their gradients; None: that of the parameters
+    split: tuple[SplitRule, ...] = ()  # how parameters that it names are split over fsdp
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh towers. The batch gives shapes only."""
@@ -69,7 +70,7 @@ class Align:
         """The contrastive loss over all N pairs, each device embedding its own rows."""
         rows = dict(batch) | {"key": row_keys(rng, batch["image"].shape[0])}
         later = in_block if self.gather == "block" else None
-        run = sharding.per_device(self._rows, later=later, reduce=self.gradient_dtype)
+        run = sharding.per_device(self._rows, rules=self.split, later=later, reduce=self.gradient_dtype)
         _, (parts, new_state) = run((params, model_state), rows)
         temperature = jnp.exp(params["log_temperature"])
         metrics = {
@@ -177,6 +178,7 @@ def build(
     micro_batches: int = 1,
     gather: str = "step",
     gradient_dtype: str | None = None,
+    split: Sequence[SplitRule] = (),
     dtype: str = "float32",
     param_dtype: str = "float32",
     image_size: int,
@@ -198,6 +200,7 @@ def build(
       gather: of `GATHER`: parameters that are split over fsdp come together once for the step, or those of each block
         when it is used, in the towers' dtype, which with remat takes less memory, and more traffic.
       gradient_dtype: in which devices add up their gradients, that of the parameters unless given.
+      split: (pattern of parameter paths, axis), axis -1 for whole: how those are split over fsdp; the rest go by size.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
       image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
     """
@@ -249,7 +252,11 @@ def build(
         block=loss_block,
     )  # fmt: skip
     reduce = None if gradient_dtype is None else jnp.dtype(gradient_dtype)
-    return Align(model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce)
+    try:
+        rules = tuple((str(pattern), int(axis)) for pattern, axis in split)
+    except (TypeError, ValueError):
+        raise AlignError(f"config.task.split: expected pairs (pattern of paths, axis), found {split!r}") from None
+    return Align(model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, rules)
 
 
 def make(config: Config) -> Align:
