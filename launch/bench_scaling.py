@@ -40,7 +40,7 @@ def measured(devices: int, split: bool, gather: str, rows: int) -> tuple[dict[st
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rows", type=int, default=128, help="pairs on each device, a multiple of task.image.bn_group_size"
+        "--rows", type=int, default=128, help="pairs on each device, in whole groups of BatchNorm"
     )
     flags = parser.parse_args()
     report = []
