@@ -39,9 +39,7 @@ def measured(devices: int, split: bool, gather: str, rows: int) -> tuple[dict[st
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rows", type=int, default=128, help="pairs on each device, in whole groups of BatchNorm"
-    )
+    parser.add_argument("--rows", type=int, default=128, help="pairs on each device, in whole groups of BatchNorm")
     flags = parser.parse_args()
     report = []
     print(f"{'devices':>8}  {'layout':14}{'MB':>10}{'of P':>7}  by kind")
