@@ -57,8 +57,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._manager is not None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        # Where another process has gone, what is being written waits for it in vain, and would hide the first error.
+        if self._manager is not None and (error is None or jax.process_count() == 1):
             self._manager.close()
 
     def _writer(self) -> ocp.CheckpointManager:

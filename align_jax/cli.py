@@ -33,18 +33,16 @@ def _guarded(call: Callable[[], None]) -> None:
         call()
     except AlignError as error:
         _fail(str(error))
-    except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized():
-            raise
-        traceback.print_exc()
-        _fail(
-            f"process {jax.process_index()} of {jax.process_count()}: {str(error).splitlines()[0][:200]}; most often "
-            "another process has ended, and its output says why; start all again, they go on from the last checkpoint"
-        )
     except Exception:
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} ended by the error above; if that tells of "
+            "a connection or a barrier, another process has ended before, and its output says why; start all again, "
+            "they go on from the last checkpoint",
+            file=sys.stderr,
+        )
         _end(1)
 
 

@@ -228,3 +228,34 @@ def test_processes_of_different_configs_end_at_once(config, folder):
     assert len(lines) == 2, done.stderr
     assert all("has config.seed 1, 1 of 2 have 0; start all" in line for line in lines)
     assert not (folder / "odd").exists(), "known before anything is written"
+
+
+def test_a_process_that_dies_ends_the_others(config, folder):
+    """Whoever is left says so, and the checkpoints that stand are whole."""
+    address, workdir = f"127.0.0.1:{free_port()}", folder / "dies"
+    command = [sys.executable, "-m", "align_jax.main", f"--config={config}", f"--workdir={workdir}", *BARE]
+    command += ["--config.batch_size=16", "--config.steps=100000", "--config.checkpoint.every=10"]
+    processes = [
+        subprocess.Popen(
+            command, cwd=shapes_run.ROOT, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2",
+                              "JAX_PROCESS_ID": str(process)},
+        )
+        for process in (0, 1)
+    ]  # fmt: skip
+    try:
+        while not list(workdir.glob("checkpoints/10/_CHECKPOINT_METADATA")):
+            assert all(process.poll() is None for process in processes), processes[0].communicate()[1]
+            time.sleep(0.2)
+        processes[1].kill()
+        _, heard = processes[0].communicate(timeout=120)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode == 1, heard
+    last = heard.splitlines()[-1]
+    assert (
+        last.startswith("error: process 0 of 2 ended by the error above")
+        and "start all again, they go on from the last checkpoint" in last
+    )
