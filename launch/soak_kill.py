@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+SECONDS_A_STEP = 0.1  # about
+
 
 def command(workdir: Path, steps: int) -> list[str]:
     """The training run; it exports its weights at the end."""
@@ -31,6 +33,13 @@ def losses(workdir: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
+def reached(workdir: Path) -> int:
+    """The last step of which it has told; a line that is still being written does not count."""
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
@@ -38,30 +47,22 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     flags = parser.parse_args()
     moments = random.Random(flags.seed)
+    targets = sorted(moments.sample(range(1, flags.steps), flags.kills))
     with tempfile.TemporaryDirectory() as folder:
         calm, killed = Path(folder) / "calm", Path(folder) / "killed"
-        begun = time.monotonic()
         subprocess.run(command(calm, flags.steps), check=True, stderr=subprocess.DEVNULL)
-        length = time.monotonic() - begun
-        begun = time.monotonic()  # a second time it has nothing to do but to start
-        subprocess.run(command(calm, flags.steps), check=True, stderr=subprocess.DEVNULL)
-        start = time.monotonic() - begun
-        done = 0
-        for _ in range(flags.kills):
+        for done, target in enumerate(targets, 1):
             with subprocess.Popen(command(killed, flags.steps), stderr=subprocess.DEVNULL) as process:
-                try:
-                    status = process.wait(start + moments.uniform(0.2, 1.8) * (length - start) / flags.kills)
-                    raise SystemExit(f"it ended by itself, with status {status}, after {done} kills: take more --steps")
-                except subprocess.TimeoutExpired:
-                    process.kill()
-            done += 1
-            reached = max(losses(killed), default=0) if (killed / "metrics.jsonl").exists() else 0
-            print(f"kill {done}: at step {reached} of {flags.steps}", flush=True)
+                while reached(killed) < target and process.poll() is None:
+                    time.sleep(0.05)
+                time.sleep(moments.uniform(0, 2 * SECONDS_A_STEP))
+                process.kill()
+            print(f"kill {done}: at step {reached(killed)} of {flags.steps}", flush=True)
         subprocess.run(command(killed, flags.steps), check=True, stderr=subprocess.DEVNULL)
         assert losses(killed) == losses(calm), "losses differ"
         one, other = (load_file(run / "export" / "model.safetensors") for run in (calm, killed))
         assert one.keys() == other.keys() and all(np.array_equal(one[path], other[path]) for path in one)
-        print(f"{done} kills in {flags.steps} steps: the same losses and weights, bit for bit")
+        print(f"{flags.kills} kills in {flags.steps} steps: the same losses and weights, bit for bit")
 
 
 if __name__ == "__main__":
