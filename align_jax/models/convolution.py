@@ -6,13 +6,11 @@ stem of the demo's tower it was a fifth of the whole step. So there each positio
 Shapes: x [B, H, W, C], kernel [k, k, C, F] of the same float dtype, result [B, H', W', F].
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from align_jax.models.depthwise import Padding
+from align_jax.models.depthwise import Padding, pad, shifts
 
 
 def dense_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
@@ -33,11 +31,8 @@ def xla_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
 def patch_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """The convolution as [B H' W', k k C] patches times [k k C, F]."""
     k, _, channels, filters = kernel.shape
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    padded = pad(x, padding)
     rows, columns = ((side - k) // stride + 1 for side in padded.shape[1:3])
-    patches = [
-        padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i, j in itertools.product(range(k), range(k))
-    ]
+    patches = shifts(padded, k, stride, rows, columns)
     flat = jnp.concatenate(patches, axis=-1).reshape(-1, k * k * channels)
     return (flat @ kernel.reshape(-1, filters)).reshape(x.shape[0], rows, columns, filters)

@@ -57,8 +57,8 @@ def _shifted_conv(x, kernel, stride, padding):
         (size + sum(pads) - taps) // stride + 1
         for size, pads, taps in zip(x.shape[1:3], padding, kernel.shape, strict=False)
     )
-    shifts = _shifts(_pad(x, padding), kernel.shape[0], stride, rows, columns)
-    return _weighted_sum(shifts, kernel.reshape(-1, kernel.shape[-1]))
+    views = shifts(pad(x, padding), kernel.shape[0], stride, rows, columns)
+    return _weighted_sum(views, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _forward(x, kernel, stride, padding):
@@ -81,9 +81,9 @@ def _input_gradient(gradient, kernel, shape, stride, padding):
     def phase(p, q):
         taps = kernel[p::stride, q::stride, 0][::-1, ::-1]
         n, m = taps.shape[:2]
-        padded = _pad(gradient, ((n - 1, q_rows - rows), (m - 1, q_columns - columns)))
-        shifts = [padded[:, i : i + q_rows, j : j + q_columns] for i, j in itertools.product(range(n), range(m))]
-        return _weighted_sum(shifts, taps.reshape(-1, channels))
+        padded = pad(gradient, ((n - 1, q_rows - rows), (m - 1, q_columns - columns)))
+        views = [padded[:, i : i + q_rows, j : j + q_columns] for i, j in itertools.product(range(n), range(m))]
+        return _weighted_sum(views, taps.reshape(-1, channels))
 
     phases = jnp.stack([jnp.stack([phase(p, q) for q in range(stride)], 3) for p in range(stride)], 2)
     image = phases.reshape(-1, q_rows * stride, q_columns * stride, channels)
@@ -99,19 +99,20 @@ def _kernel_gradient(x, gradient, kernel, stride, padding):
 
     def accumulate(sums, row):
         image, cotangent = row
-        shifts = _shifts(_pad(image[None], padding), k, stride, *cotangent.shape[:2])
-        return [total + shift[0] * cotangent for total, shift in zip(sums, shifts, strict=True)], None
+        views = shifts(pad(image[None], padding), k, stride, *cotangent.shape[:2])
+        return [total + shift[0] * cotangent for total, shift in zip(sums, views, strict=True)], None
 
     zeros = [jnp.zeros_like(gradient, shape=gradient.shape[1:])] * (k * k)
     sums, _ = lax.scan(accumulate, zeros, (x, gradient))
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape)
 
 
-def _pad(x, padding):
+def pad(x: jax.Array, padding: Padding) -> jax.Array:
+    """x with zeros around its rows and columns."""
     return jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
 
-def _shifts(padded, k, stride, rows, columns):
+def shifts(padded: jax.Array, k: int, stride: int, rows: int, columns: int) -> list[jax.Array]:
     """The k*k views [B, rows, columns, C] of a padded image, in the order of the taps."""
     return [
         padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]

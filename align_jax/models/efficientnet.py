@@ -223,6 +223,12 @@ class EfficientNet(nn.Module):
             x = nn.swish(norm(name="head_bn")(x, train=train))
         return x
 
+    @property
+    def features(self) -> int:
+        """The width D of the features."""
+        last = HEAD_FILTERS if self.head_conv else Stage(*self.stages[-1]).filters
+        return round_filters(self.width * last)
+
     def layout(self) -> list[tuple[Stage, int]]:
         """The stage and the stride of every block."""
         return [

@@ -9,15 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import sharding
-from align_jax.config import Config, call, nearest
+from align_jax import sharding, towers
+from align_jax.config import Config, call
 from align_jax.losses.candidates import DUPLICATES
 from align_jax.losses.contrastive import FORMS, Contrastive, contrastive_loss
-from align_jax.models import remat
-from align_jax.models.bert import NAMED, SIZES, Bert
 from align_jax.models.blocks import in_block
 from align_jax.models.dual_encoder import DualEncoder
-from align_jax.models.efficientnet import VARIANTS, EfficientNet, Stage, round_filters
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree, SplitRule
 
@@ -140,27 +137,6 @@ class Align:
         return images.astype(self.model.param_dtype) / 127.5 - 1.0
 
 
-def _image_tower(
-    *, variant: str | None = None, width: float | None = None, depth: float | None = None, **fields: Any
-) -> EfficientNet:
-    if variant is not None and variant not in VARIANTS:
-        raise AlignError(f"config.task.image.variant: {variant!r} is unknown; {nearest(variant, list(VARIANTS))}")
-    base = VARIANTS[variant or "b0"]
-    scale = {"width": base.width if width is None else width, "depth": base.depth if depth is None else depth}
-    return call(EfficientNet, scale | fields, where="config.task.image")
-
-
-def _hashable(value: Any) -> Any:
-    """A field of a module, whose lists JSON made of tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _text_tower(*, vocab_size: int, size: str = "mini", **fields: Any) -> Bert:
-    if size not in SIZES:
-        raise AlignError(f"config.task.text.size: {size!r} is unknown; {nearest(size, list(SIZES))}")
-    return call(Bert, {**SIZES[size], **fields}, where="config.task.text", vocab_size=vocab_size)
-
-
 def build(
     *,
     image: Mapping[str, Any],
@@ -225,14 +201,9 @@ def build(
             f"config.task: expected loss_block and micro_batches of at least 1, found {loss_block}, {micro_batches}"
         )
     dtypes: dict[str, Any] = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
-    tower = _image_tower(**{key: _hashable(x) for key, x in image.items()}, **dtypes)
-    reader = _text_tower(vocab_size=vocab_size, **{key: _hashable(x) for key, x in text.items()}, **dtypes)
-    try:
-        tower.check(image_size, image_size)
-        remat.check(reader.remat, NAMED)
-    except ValueError as error:
-        raise AlignError(f"config.task: {error}") from error
-    features = round_filters(tower.width * Stage(*tower.stages[-1]).filters)
+    tower = towers.image_tower(image, side=image_size, **dtypes)
+    reader = towers.text_tower(text, vocab_size=vocab_size, **dtypes)
+    features = tower.features
     if not image_projection and features != embedding:
         raise AlignError(
             f"config.task.embedding: expected the image tower's {features} features, found {embedding}; "

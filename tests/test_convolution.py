@@ -1,4 +1,4 @@
-"""The two lowerings of the depthwise convolution agree, with their gradients, alone and inside shard_map."""
+"""The two lowerings of each convolution agree, with their gradients; the depthwise one inside shard_map as well."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,15 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from align_jax.models.convolution import dense_conv, patch_conv, xla_conv
 from align_jax.models.depthwise import depthwise_conv, grouped_conv, shifted_conv
 
+DEPTHWISE, DENSE = (shifted_conv, grouped_conv), (patch_conv, xla_conv)
 
-def arrays(rows, height, width, k, dtype="float32"):
+
+def arrays(rows, height, width, k, dtype="float32", kinds=DEPTHWISE):
     rng = np.random.default_rng(0)
-    shapes = (rows, height, width, 6), (k, k, 1, 6)
+    shapes = (rows, height, width, 6), (k, k, 1, 6) if kinds == DEPTHWISE else (k, k, 6, 5)
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
@@ -38,22 +41,23 @@ def with_gradients(conv, stride, padding):
 
 
 @pytest.mark.parametrize("height, width", [(8, 6), (9, 7), (5, 8)])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("k", [3, 5])
-def test_lowerings_agree(k, stride, height, width):
-    x, kernel = arrays(2, height, width, k)
+@pytest.mark.parametrize("k, stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize("kinds", [DEPTHWISE, DENSE], ids=["depthwise", "dense"])
+def test_lowerings_agree(kinds, k, stride, height, width):
+    x, kernel = arrays(2, height, width, k, kinds=kinds)
     before, after = k // 2 - (stride - 1), k // 2
     padding = (before, after), (after, before)
-    found, expected = (with_gradients(conv, stride, padding)(x, kernel) for conv in (shifted_conv, grouped_conv))
+    found, expected = (with_gradients(conv, stride, padding)(x, kernel) for conv in kinds)
     assert max(relative_errors(found, expected)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 0.03)])
-def test_other_precisions(dtype, tolerance):
+@pytest.mark.parametrize("kinds", [DEPTHWISE, DENSE], ids=["depthwise", "dense"])
+def test_other_precisions(kinds, dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
-        x, kernel = arrays(2, 9, 8, 3, dtype)
+        x, kernel = arrays(2, 9, 8, 3, dtype, kinds)
         padding = (0, 1), (0, 1)
-        found, expected = (with_gradients(conv, 2, padding)(x, kernel) for conv in (shifted_conv, grouped_conv))
+        found, expected = (with_gradients(conv, 2, padding)(x, kernel) for conv in kinds)
         assert {array.dtype for array in found} == {jnp.dtype(dtype)}
         assert max(relative_errors(found, expected)) < tolerance
 
@@ -84,9 +88,10 @@ def test_inside_shard_map(shared):
     assert max(relative_errors(found, expected)) < 1e-5
 
 
-def test_only_cpu_takes_the_shifted_one():
-    x, kernel = arrays(2, 8, 8, 3)
-    traced = jax.jit(lambda x, kernel: depthwise_conv(x, kernel, stride=1, padding=((1, 1), (1, 1)))).trace(x, kernel)
+@pytest.mark.parametrize("conv, kinds", [(depthwise_conv, DEPTHWISE), (dense_conv, DENSE)], ids=["depthwise", "dense"])
+def test_only_cpu_takes_its_own(conv, kinds):
+    x, kernel = arrays(2, 8, 8, 3, kinds=kinds)
+    traced = jax.jit(lambda x, kernel: conv(x, kernel, stride=1, padding=((1, 1), (1, 1)))).trace(x, kernel)
     text = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda")}
     assert {name: "stablehlo.convolution" in program for name, program in text.items()} == {
         "cpu": False,
