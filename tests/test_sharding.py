@@ -64,7 +64,15 @@ def test_rules_that_cannot_be(rules, says):
 
 
 def test_rules_that_agree_do_not_collide():
-    Layout(4, rules=((WORDS, 1), ("text_tower/word*", 1)))
+    """And hold for the state: parameters, moments and averages."""
+    like = Layout(4, rules=((WORDS, 1), ("text_tower/word*", 1))).like
+    tables = {
+        jax.tree_util.keystr(path): x.sharding.spec
+        for path, x in jax.tree_util.tree_leaves_with_path(like)
+        if "word_embedding" in jax.tree_util.keystr(path)
+    }
+    assert len(tables) == 4, "the parameter, two moments and its average"
+    assert set(tables.values()) == {P(None, "fsdp")}
 
 
 class Layout:
@@ -121,8 +129,8 @@ def test_a_device_holds_a_fraction():
 
 def test_traffic_is_at_its_floor():
     """Split parameters are gathered once, their gradients scattered once; the rest, and statistics, reduced once."""
-    for fsdp in (1, 4):
-        layout = Layout(fsdp)
+    for fsdp, rules in ((1, ()), (4, RULES[:1])):
+        layout = Layout(fsdp, rules=rules)
         with jax.set_mesh(layout.mesh):
             compiled = layout.step.lower(layout.like, layout.batch).compile()
         found = {kind: traffic.bytes for kind, traffic in collectives.read(compiled.as_text()).items()}
