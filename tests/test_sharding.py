@@ -144,6 +144,7 @@ def test_traffic_is_at_its_floor():
         )
         reduced = split / fsdp + kept + 4 * sum(x.size for x in jax.tree.leaves(layout.like.model_state))
         assert abs(found["all-reduce"] - reduced) < 2**12, "and a few scalars"
+        assert found.keys() <= {"all-reduce", "all-gather", "reduce-scatter"}, "nothing is split anew"
         embeddings, numbers = 2 * ROWS * 16 * 4, ROWS * 4
         assert found["all-gather"] == split + statistics + embeddings + numbers
         if fsdp > 1:
