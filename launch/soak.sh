@@ -17,7 +17,7 @@ HELP
 esac
 what="$1"
 shift
-setup demo test tpu bench
+setup demo test tpu bench curate gcs s3
 case "$what" in
   prove) PYTHONPATH=. .venv/bin/python tests/prove_step.py --all ;;
   kill) PYTHONPATH=. .venv/bin/python launch/soak_kill.py "$@" ;;

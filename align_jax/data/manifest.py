@@ -1,16 +1,19 @@
 """Your own pairs: a jsonl or csv file beside a folder of images."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from align_jax.data.source import Record
+import pyarrow as pa
+
+from align_jax.data.source import File, Record, Source
 from align_jax.types import AlignError
 
 
-class Manifest:
+class Manifest(Source):
     """jsonl lines {"image": path, "texts": [..]} (or "text": ".."), csv with columns image, text (one row a pair).
 
     Image paths are relative to `images`, or to the folder of the manifest. Optional fields: "id", "label" (a class
@@ -42,12 +45,22 @@ class Manifest:
             )
             for row in rows
         ]
+        digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+        self._file = File(path, len(rows), file.stat().st_size, digest)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
         return self._records[index]
+
+    def ids(self) -> pa.ChunkedArray:
+        """All ids, in order."""
+        return pa.chunked_array([[record.id for record in self._records]], pa.string())
+
+    def files(self) -> list[File]:
+        """The manifest."""
+        return [self._file]
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""

@@ -2,10 +2,12 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from align_jax.config import call
@@ -23,7 +25,7 @@ SOURCES = {
 class Record:
     """One image with its texts, as stored."""
 
-    id: str  # names the record in logs and results
+    id: str  # names the record in logs, results and filters: unique in its source
     image: Image.Image | np.ndarray | bytes | str  # a picture, uint8 [H, W, 3], encoded bytes, or a path
     texts: tuple[str, ...]  # captions of this image; [0] is the canonical one
     group: str  # records of one group show the same thing: a retrieval hit is one of the same group
@@ -34,16 +36,40 @@ class BadExample(Exception):
     """A record that cannot be used, for good. `str` is the reason by which it is counted."""
 
 
-class Source(Protocol):
-    """Random access to records, and all texts without touching an image."""
+class File(NamedTuple):
+    """One file, or package, that a source reads: what a report needs to name the data of a run."""
 
-    classes: tuple[str, ...]
+    name: str
+    records: int
+    bytes: int
+    digest: str  # of its contents, or of its index where the contents are large
+
+
+class Source(Protocol):
+    """Random access to records; ids and all texts without touching an image. Safe to share between threads."""
+
+    classes: tuple[str, ...] = ()
+    # First records of runs that are cheap to read together (a row group, a remote shard's stretch), rising from 0;
+    # None where any record costs the same.
+    blocks: np.ndarray | None = None
+    # Reason -> what was found to be no record when the source was opened: it is not among the len(source).
+    problems: Mapping[str, int] = MappingProxyType({})
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
 
-    def texts(self) -> Iterator[str]: ...
+    def ids(self) -> pa.ChunkedArray:
+        """`Record.id` of all records, in order, as strings."""
+        ...
+
+    def texts(self) -> Iterator[str]:
+        """All texts, in order."""
+        ...
+
+    def files(self) -> list[File]:
+        """What the source reads."""
+        ...
 
 
 def make(*, name: str = "", **options: Any) -> Source:

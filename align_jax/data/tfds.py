@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-from align_jax.data.source import Record
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from align_jax.data.source import File, Record, Source
 from align_jax.types import AlignError
 
 
-class TfdsPairs:
+class TfdsPairs(Source):
     """Random access to `split` of data set `dataset`, images as their encoded bytes.
 
     Args:
@@ -52,6 +56,8 @@ class TfdsPairs:
             ) from error
         self.classes = tuple(features[label].names) if label else ()
         self._image, self._texts, self._label = image, texts, label
+        size = sum(int(builder.info.splits[name].num_bytes) for name in builder.info.splits)
+        self._file = File(f"{builder.info.full_name} {split}", len(self._rows), size, str(builder.info.version))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -61,6 +67,14 @@ class TfdsPairs:
         label = int(row[self._label]) if self._label else -1
         name = str(index)
         return Record(id=name, image=row[self._image], texts=self._words(row, label), group=name, label=label)
+
+    def ids(self) -> pa.ChunkedArray:
+        """All ids, in order."""
+        return pc.cast(pa.chunked_array([np.arange(len(self))]), pa.string())
+
+    def files(self) -> list[File]:
+        """The data set, by name and version."""
+        return [self._file]
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""
