@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ from absl import app, flags, logging
 from align_jax.types import AlignError
 
 
-def main_of(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags and runs `main`."""
+def main_of(main: Callable[[list[str]], int | None]) -> None:
+    """Parses the flags and runs `main`, whose result is the exit status."""
     # The second run of a program compiles in a second instead of half a minute.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
@@ -28,9 +29,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "align_jax"
 
 
-def _guarded(call: Callable[[], None]) -> None:
+def _guarded(call: Callable[[], int | None]) -> int | None:
     try:
-        call()
+        return call()
     except AlignError as error:
         _fail(str(error))
     except Exception:
@@ -59,7 +60,9 @@ def _fail(text: str) -> NoReturn:
 
 
 def _end(status: int) -> NoReturn:
-    if jax.distributed.is_initialized():  # an orderly end would wait for the others, who wait for this process
+    # An orderly end would wait for other processes, which wait for this one, and for threads of libraries, which would
+    # add what they think of the failure to the one line that tells it.
+    if jax.distributed.is_initialized() or threading.active_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -18,12 +18,12 @@ from align_jax.types import AlignError
 Config = Any  # a ml_collections.ConfigDict: what its values are, no type checker can know
 
 SECTIONS = ("seed", "steps", "batch_size", "mesh", "task", "data", "optim", "checkpoint", "log_every", "steps_ahead",
-            "evals", "evaluate_every", "export", "init", "freeze", "stages")  # fmt: skip
+            "evals", "evaluate_every", "watch", "export", "init", "freeze", "stages")  # fmt: skip
 # What may differ between a run and its continuation: how it is watched and computed, not what it computes.
-FREE_ON_RESUME = ("log_every", "steps_ahead", "checkpoint", "evals", "evaluate_every", "export", "data.threads",
-                  "data.prefetch", "data.max_bad_share", "mesh", "stages", "task.micro_batches", "task.loss_form",
-                  "task.loss_block", "task.gather", "task.split", "task.image.remat", "task.text.remat",
-                  "task.image.scan", "task.text.scan")  # fmt: skip
+FREE_ON_RESUME = ("log_every", "steps_ahead", "checkpoint", "evals", "evaluate_every", "watch", "export",
+                  "data.threads", "data.prefetch", "data.max_bad_share", "mesh", "stages", "task.micro_batches",
+                  "task.loss_form", "task.loss_block", "task.gather", "task.split", "task.image.remat",
+                  "task.text.remat", "task.image.scan", "task.text.scan")  # fmt: skip
 
 
 def nearest(key: str, known: Sequence[str]) -> str:

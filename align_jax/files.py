@@ -1,16 +1,29 @@
 """The files of a run: each appears whole or not at all, written by one process for all."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from align_jax.types import AlignError
+
 
 def is_writer() -> bool:
     """Whether this process writes what is the same on all: process 0."""
     return jax.process_index() == 0
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder; AlignError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AlignError(f"--workdir: expected a folder to write into, found {folder}: {error.strerror}") from error
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:

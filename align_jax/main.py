@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from align_jax import config as configs
-from align_jax import files, train, warm_start
+from align_jax import files, provenance, train, warm_start
 from align_jax import run as runs
 from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
@@ -20,7 +20,11 @@ from align_jax.data import source as sources
 from align_jax.export import export
 from align_jax.hosts.start import start
 from align_jax.metrics import Recorder, write_parameters
-from align_jax.types import AlignError
+from align_jax.state import TrainState
+from align_jax.types import AlignError, Result
+from align_jax.watch.preemption import PREEMPTED
+
+WATCH = ("non_finite", "minutes")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results", required=True)
@@ -28,26 +32,32 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, 
 WAIT = flags.DEFINE_float("wait", 300.0, "seconds to wait for the other processes of a run", 1.0)
 
 
-def run(config: Config, workdir: Path, *, wait: float = 300.0) -> None:
-    """One run, or one after the other for each of `config.stages`; waits `wait` seconds for its other processes."""
+def run(config: Config, workdir: Path, *, wait: float = 300.0) -> int:
+    """One run, or one after the other for each of `config.stages`; waits `wait` seconds for its other processes.
+
+    The exit status: 0, or PREEMPTED where it was told to stop, and saved, before it was done.
+    """
     configs.check(config)
     stages = runs.stage_configs(config, workdir)
     facts = {"workdir": str(workdir.absolute())}
     for _, folder in stages:  # hosts that do not see the same folder would start from different steps
         facts[f"last checkpoint in {folder}"] = str(latest(folder / "checkpoints"))
     start(configs.flat(configs.plain(config)) | facts, seconds=wait)
-    for stage, folder in stages:
-        _run(stage, folder)
+    return 0 if all(_run(stage, folder) for stage, folder in stages) else PREEMPTED
 
 
-def _run(config: Config, workdir: Path) -> None:
+def _run(config: Config, workdir: Path) -> bool:
+    """Whether the run has come to its end."""
+    files.check_writable(workdir)
     configs.refuse_other(config, workdir / "config.json")
     source = sources.make(**config.data.source)
     parts = runs.prepare(config, workdir, source)
     batches = parts.stream(source)
     evaluators = parts.evaluators()
     initial = warm_start.make(config.init)
+    configs.check_keys(config.watch, WATCH, WATCH, where="config.watch")
     files.write_json(workdir / "config.json", configs.plain(config))
+    files.write_json(workdir / "run.json", provenance.describe(source))
     with (
         jax.set_mesh(parts.mesh),
         Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints,
@@ -60,31 +70,44 @@ def _run(config: Config, workdir: Path) -> None:
                   f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
         write_parameters(workdir / "parameters.txt", state.params)
         recorder = Recorder(
-            workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every
-        )
-        with recorder:
+            workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every,
+            examine=parts.doctor().examine,
+        )  # fmt: skip
+        with recorder, parts.watch(recorder, batches, state) as watch:
+
+            def evaluate(state: TrainState) -> list[Result]:
+                results = parts.evaluate(evaluators, state)
+                watch.alive()
+                return results
+
+            recorder.note("start", from_step=int(state.step), steps=config.steps, devices=parts.mesh.size)
             state = train.train(
-                state, task=parts.task, optimizer=parts.optimizer, batches=batches,
-                evaluate=lambda state: parts.evaluate(evaluators, state), evaluate_every=config.evaluate_every,
-                checkpoints=checkpoints, config=configs.plain(config), recorder=recorder, steps=config.steps,
-                ahead=config.steps_ahead,
-                mesh=parts.mesh,
+                state, task=parts.task, optimizer=parts.optimizer, batches=batches.batches, evaluate=evaluate,
+                evaluate_every=config.evaluate_every, checkpoints=checkpoints, config=configs.plain(config),
+                recorder=recorder, stop=watch.stop, finished=watch.finished, steps=config.steps,
+                ahead=config.steps_ahead, mesh=parts.mesh,
             )  # fmt: skip
-            results = parts.evaluate(evaluators, state)
+            if int(state.step) < config.steps:
+                recorder.event("preempted", f"told to stop; saved at step {int(state.step)}, start again to go on")
+                return False
+            with recorder.aside("evaluate"):
+                results = evaluate(state)
             recorder.results(config.steps, results)
-        if results:
-            runs.report(results, workdir)
-        if config.export:
-            export(parts, state, source)
+            if results:
+                runs.report(results, workdir)
+            if config.export:
+                export(parts, state, source)
+            recorder.note("end")
+    return True
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int:
     """Checks the flags."""
     if "://" in WORKDIR.value:
         raise AlignError(
             f"--workdir: expected a folder, which all hosts see, found {WORKDIR.value}; mount the bucket (gcsfuse, NFS)"
         )
-    run(CONFIG.value, Path(WORKDIR.value), wait=WAIT.value)
+    return run(CONFIG.value, Path(WORKDIR.value), wait=WAIT.value)
 
 
 if __name__ == "__main__":

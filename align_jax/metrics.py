@@ -1,7 +1,8 @@
 """Where a run's numbers go: JSON lines, TensorBoard and the progress bar, behind one small interface.
 
 metrics.jsonl has rows {"step": s, name: value, ..}. Training and evaluation write rows of their own, and a resumed run
-repeats the steps after its checkpoint: a reader takes the last value of each name at each step.
+repeats the steps after its checkpoint: a reader takes the last value of each name at each step. events.jsonl has what
+happened besides: {"time": seconds since 1970, "step": s, "event": name, ..}.
 
 clu's own writers import TensorFlow; TensorBoard files are written by tensorboardX instead.
 """
@@ -10,8 +11,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -27,15 +30,23 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
 class Recorder:
     """Takes device metrics one step late, so that reading them never waits for the step that is running.
 
-    Speed is counted from the end of the first step on: compilation is no training time, nor is evaluation. Metrics are
-    those of the global batch, so one process writes and speaks for all.
+    Speed is counted from the end of the first step on: compilation is no training time, nor are evaluation and saving.
+    Metrics are those of the global batch, so one process writes and speaks for all.
     """
 
-    def __init__(self, workdir: Path, *, start: int, steps: int, rows: int, every: int):
-        """`start`: finished steps; `rows`: of a global batch; `every`: steps between logged ones."""
+    def __init__(
+        self, workdir: Path, *, start: int, steps: int, rows: int, every: int,
+        examine: Callable[[int, Mapping[str, float]], Iterable[tuple[str, str]]] = lambda step, values: (),
+    ):  # fmt: skip
+        """`start`: finished steps; `rows`: of a global batch; `every`: steps between logged ones; `examine` looks at
+        the values of each logged step and returns (sign, advice) of what is wrong with them."""
         self._writes = files.is_writer()
         workdir.mkdir(parents=True, exist_ok=True)
         self._lines = (workdir / "metrics.jsonl" if self._writes else Path(os.devnull)).open("a", buffering=1)
+        self._events = (workdir / "events.jsonl" if self._writes else Path(os.devnull)).open("a", buffering=1)
+        self._examine = examine
+        self._at = start  # the step that was last started
+        self._waited = 0.0  # seconds for data, since the time from which the speed is counted
         board = str(workdir / "tensorboard")
         self._board = SummaryWriter(board, purge_step=start + 1, write_to_disk=self._writes)
         self._every, self._steps, self._rows = every, steps, rows
@@ -48,7 +59,7 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, Mean]) -> None:
         """Notes the metrics of step `step` (counted from 1), just started, and writes those of the one before."""
         self.flush()
-        self._pending = (step, metrics)
+        self._pending, self._at = (step, metrics), step
 
     def flush(self) -> None:
         """Waits for the last noted step and writes it: called before what is no training time."""
@@ -62,23 +73,52 @@ class Recorder:
             return
         values = {name: mean.compute() for name, mean in jax.device_get(dict(metrics)).items()}
         since, self._since = self._since, (time.perf_counter(), step)
+        waited, self._waited = self._waited, 0.0
         if not logged:
             return
         values["non_finite_steps"] = sum(float(mean.total) for mean in jax.device_get(self._left_out))
         self._left_out = []
-        if values["non_finite_steps"]:
-            self.message(
-                f"warning: {values['non_finite_steps']:.0f} step(s) up to {step} were not finite and changed nothing"
-            )
         text = f"loss {values['loss']:.4f}"
         if since is not None:
-            speed = self._rows * (step - since[1]) / max(self._since[0] - since[0], 1e-9)
+            seconds = max(self._since[0] - since[0], 1e-9)
+            speed = self._rows * (step - since[1]) / seconds
             values["pairs_per_second"] = speed
+            values["data_wait"] = min(waited / seconds, 1.0)
             text += f", {speed:.0f} pairs/s, {duration((self._steps - step) * self._rows / speed)} left"
         self.write(step, values)
         self._bar.set_postfix_str(text)
         if self._bar.disable:
             self.message(f"step {step}/{self._steps}, {text}")
+        for sign, advice in self._examine(step, values):
+            self.event("doctor", advice, sign=sign)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for the next batch: its share of the time is written as data_wait."""
+        begun = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begun
+
+    @contextmanager
+    def aside(self, event: str) -> Iterator[None]:
+        """Around what is no training, once the last step is written: an event with its seconds."""
+        self.flush()
+        begun = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - begun
+        self.note(event, seconds=round(seconds, 3))
+        if self._since is not None:
+            self._since = (self._since[0] + seconds, self._since[1])
+
+    def note(self, event: str, **facts: Any) -> None:
+        """A row of events.jsonl."""
+        row = {"time": round(time.time(), 3), "step": self._at, "event": event}
+        self._events.write(json.dumps(row | facts) + "\n")
+
+    def event(self, event: str, text: str, **facts: Any) -> None:
+        """A row of events.jsonl, and a line on screen."""
+        self.note(event, text=text, **facts)
+        self.message(f"{event}: {text}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and the same scalars for TensorBoard."""
@@ -87,11 +127,10 @@ class Recorder:
             self._board.add_scalar(name.replace("@", "_at_"), value, step)
 
     def results(self, step: int, results: list[Result]) -> None:
-        """An evaluation's numbers, in a row of their own and as a table; the time it took is not training time."""
+        """An evaluation's numbers, in a row of their own and as a table."""
         if results:
             self.write(step, {f"eval/{result.name}": result.value for result in results})
             self.message(table(results))
-        self._since = (time.perf_counter(), step)
 
     def message(self, text: str) -> None:
         """A line or a table on screen, above the bar."""
@@ -101,12 +140,16 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Writes what is pending."""
-        self.flush()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Writes what is pending, and why the run ended."""
+        if error is None:
+            self.flush()
+        else:
+            self.note("stopped", text=str(error) or type(error).__name__)
         self._bar.close()
         self._board.close()
         self._lines.close()
+        self._events.close()
 
 
 def duration(seconds: float) -> str:

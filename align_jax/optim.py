@@ -83,6 +83,12 @@ class Optimizer:
             {} if self.ema is None else {"ema": jax.tree.map(jnp.copy, trainable)}
         )
 
+    def trained(self, params: Params) -> list[str]:
+        """Paths of the parameters that are trained, in the order of their leaves."""
+        leaves, tree = jax.tree.flatten(self._split(params)[0])
+        numbers = paths.flatten(jax.tree.unflatten(tree, range(len(leaves))))
+        return sorted(numbers, key=numbers.__getitem__)
+
     def value_and_grad(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """`jax.value_and_grad(loss, has_aux=True)` that differentiates the trainable parameters alone."""
 
@@ -120,6 +126,12 @@ class Optimizer:
     def averaged(self, params: Params, opt_state: dict[str, Any]) -> Params:
         """The parameters to evaluate and export: their moving average where one is kept."""
         return params if self.ema is None else _join(opt_state["ema"], self._split(params)[1])
+
+    def bounds_of(self, path: str) -> tuple[float | None, float | None]:
+        """(low, high) of the parameter at `path`; None where there is none."""
+        return next(
+            ((low, high) for pattern, low, high in self.bounds if paths.matches(path, (pattern,))), (None, None)
+        )
 
     def keep_frozen(self, old: ModelState, new: ModelState) -> ModelState:
         """The new model state, except below frozen paths: a frozen tower keeps its batch statistics."""

@@ -1,7 +1,8 @@
 """From a config to the parts of a run. Everything that can be wrong in a config is found here, before a compilation."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from align_jax import code, evals, files, optim, sharding, tasks
 from align_jax import config as configs
-from align_jax import evals, files, optim, sharding, tasks
 from align_jax import state as states
 from align_jax.checkpoint import Checkpoints
 from align_jax.config import Config
@@ -20,9 +21,14 @@ from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
 from align_jax.evals.embedding import Embedder
+from align_jax.hosts import place as places
+from align_jax.metrics import Recorder
 from align_jax.optim import Optimizer
 from align_jax.state import TrainState
 from align_jax.types import AlignError, Batch, Evaluator, Result, Task
+from align_jax.watch.doctor import Doctor
+from align_jax.watch.non_finite import NonFinite
+from align_jax.watch.watch import Watch
 
 DATA = ("source", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch", "max_bad_share")
 
@@ -39,8 +45,8 @@ class Run:
     optimizer: Optimizer
     embedder: Embedder
 
-    def stream(self, source: sources.Source) -> Callable[[int], Iterator[Batch]]:
-        """step -> this process's training rows from that step on; what is skipped is written down as it is consumed."""
+    def stream(self, source: sources.Source) -> "Rows":
+        """This process's training rows."""
         data = self.config.data
         rows = sharding.local_rows(self.mesh, self.config.batch_size)
         self.task.check(self.config.batch_size // self.mesh.size)
@@ -53,14 +59,26 @@ class Run:
             threads=data.threads, prefetch=data.prefetch,
         )  # fmt: skip
 
-        def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
-            own = f"-{jax.process_index()}" if jax.process_count() > 1 else ""  # each process reads rows of its own
-            log = SkipLog(self.workdir / f"skipped{own}.jsonl", max_share=data.max_bad_share)
-            for step, (batch, skips) in enumerate(stream.from_step(start), start):
-                log.add(step, len(rows), skips)
-                yield batch
+        own = f"-{jax.process_index()}" if jax.process_count() > 1 else ""  # each process reads rows of its own
+        return Rows(stream, SkipLog(self.workdir / f"skipped{own}.jsonl", max_share=data.max_bad_share))
 
-        return batches
+    def doctor(self) -> Doctor:
+        """What looks for the usual faults in the logged numbers."""
+        low, high = self.optimizer.bounds_of("log_temperature")
+        bounds = (None if low is None else math.exp(low), None if high is None else math.exp(high))
+        return Doctor(chance=self.task.chance(self.config.batch_size), bounds=bounds)
+
+    def watch(self, recorder: Recorder, rows: "Rows", state: TrainState) -> Watch:
+        """What watches over the training of `state`."""
+        non_finite = NonFinite(
+            self.workdir / "replay", limit=self.config.watch.non_finite,
+            parameters=self.optimizer.trained(state.params), ids=rows.ids, tell=recorder.event,
+            facts={"seed": self.config.seed, "rng": jax.random.key_data(state.rng).tolist(),
+                   "batch_size": self.config.batch_size, "code": code.digest()},
+        )  # fmt: skip
+        return Watch(
+            self.workdir, recorder, non_finite, minutes=self.config.watch.minutes, metadata=places.metadata_server()
+        )  # fmt: skip
 
     def evaluators(self) -> list[Evaluator]:
         """Those of `config.evals`, with their sources opened."""
@@ -96,6 +114,24 @@ class Run:
                     f"{self.workdir}: expected a finished checkpoint in checkpoints/, found none; train first"
                 )
             return checkpoints.restore(self.shapes())
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The training rows of one process."""
+
+    stream: Stream
+    skips: SkipLog
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """From step `start` on; what is skipped is written down as it is consumed."""
+        for step, (batch, skips) in enumerate(self.stream.from_step(start), start):
+            self.skips.add(step, len(self.stream.rows), skips)
+            yield batch
+
+    def ids(self, step: int) -> list[str]:
+        """Of the records at `step`."""
+        return self.stream.ids(step)
 
 
 def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run:

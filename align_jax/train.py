@@ -27,6 +27,8 @@ def train(
     checkpoints: Checkpoints,
     config: Mapping[str, Any],
     recorder: Recorder,
+    stop: Callable[[int], bool],
+    finished: Callable[[int, Mapping[str, Mean], jax.Array], None],
     steps: int,
     ahead: int,
     mesh: jax.sharding.Mesh,
@@ -35,29 +37,39 @@ def train(
 
     `batches(step)` yields this process's rows from that step on; `evaluate_every` 0 leaves evaluation to the caller.
     The host runs up to `ahead` steps before the devices: it copies their batches while earlier steps compute.
+    `stop(step)`, asked before each, ends the run early; `finished(step, metrics, norms)` hears of each in its turn.
     """
     train_step = jitted(task, optimizer, state, mesh)
     start = int(state.step)
     stream = batches(start)
-    running: deque[Mapping[str, Mean]] = deque()
+    running: deque[tuple[int, Mapping[str, Mean], jax.Array]] = deque()
     for step in range(start, steps):
         # The order matters: evaluate and save what stands, and only then draw the next batch, so that a run that
         # dies anywhere resumes at the batch that it had not yet finished.
         if step > start and evaluate_every and step % evaluate_every == 0:
-            recorder.flush()
-            recorder.results(step, evaluate(state))
-        if step > start and step % checkpoints.every == 0:
-            checkpoints.save(state, dict(config))
-        batch = sharding.place(mesh, next(stream))
+            with recorder.aside("evaluate"):
+                results = evaluate(state)
+            recorder.results(step, results)
+            checkpoints.judge(step, results)
+        if stop(step):
+            break
+        if step > start and checkpoints.due(step):
+            with recorder.aside("save"):
+                checkpoints.save(state, dict(config))
+        with recorder.waiting():
+            rows = next(stream)
+        batch = sharding.place(mesh, rows)
         with jax.transfer_guard("disallow"):  # an implicit transfer here would cost every step
-            state, metrics = train_step(state, batch)
+            state, metrics, norms = train_step(state, batch)
         recorder.step(step + 1, metrics)  # writes the metrics of the step before; this one is still running
-        running.append(metrics)
+        running.append((step + 1, metrics, norms))
         if len(running) > ahead:  # more would fill the devices with batches
-            jax.block_until_ready(running.popleft())
-    recorder.flush()
-    checkpoints.save(state, dict(config))
-    checkpoints.wait()
+            finished(*running.popleft())
+    for outcome in running:
+        finished(*outcome)
+    with recorder.aside("save"):
+        checkpoints.save(state, dict(config))
+        checkpoints.wait()
     return state
 
 
@@ -66,17 +78,24 @@ def jitted(task: Task, optimizer: Optimizer, state: TrainState, mesh: jax.shardi
 
     The state leaves a step as it entered it: a sharding that the compiler chose would compile the second step anew.
     """
-    shardings = (jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh))
+    everywhere = sharding.replicated(mesh)
+    shardings = (jax.tree.map(lambda x: x.sharding, state), everywhere, everywhere)
     return jax.jit(functools.partial(step_fn, task, optimizer), donate_argnums=0, out_shardings=shardings)
 
 
-def step_fn(task: Task, optimizer: Optimizer, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean]]:
-    """One step. A loss or gradient that is not finite leaves all but the step count as it was (design decision 7)."""
+def step_fn(
+    task: Task, optimizer: Optimizer, state: TrainState, batch: Batch
+) -> tuple[TrainState, dict[str, Mean], jax.Array]:
+    """One step: (state, metrics, f32 norm of the gradient of each trained parameter, in the order of their tree).
+
+    A loss or gradient that is not finite leaves all but the step count as it was (design decision 7).
+    """
     rng = jax.random.fold_in(state.rng, state.step)
     (loss, aux), gradients = optimizer.value_and_grad(task.loss)(
         state.params, state.model_state, state.task_state, batch, rng, state.step
     )
-    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(gradients)))
+    squares = [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(gradients)]
+    norm = jnp.sqrt(sum(squares))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     params, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step)
 
@@ -97,4 +116,5 @@ def step_fn(task: Task, optimizer: Optimizer, state: TrainState, batch: Batch) -
         "gradient_norm": norm,
         "non_finite_steps": 1.0 - finite.astype(jnp.float32),
     }
-    return new_state, dict(aux.metrics) | {name: Mean(value, one) for name, value in own.items()}
+    metrics = dict(aux.metrics) | {name: Mean(value, one) for name, value in own.items()}
+    return new_state, metrics, jnp.sqrt(jnp.stack(squares))

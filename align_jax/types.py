@@ -69,6 +69,10 @@ class Task(Protocol):
         """Refuses a number of training rows per device that the model cannot take, by an AlignError."""
         ...
 
+    def chance(self, rows: int) -> float | None:
+        """The loss of a model that knows nothing, on a global batch of `rows`; None where that is not known."""
+        ...
+
     def init_task_state(self, params: Params, model_state: ModelState) -> PyTree:
         """Whatever else the task carries from step to step."""
         ...

@@ -71,6 +71,8 @@ def get_config() -> ConfigDict:
             # Both ways between pairs that are kept apart: another manifest of the same form.
             "held_out": {"kind": "retrieval", "source": {"name": "manifest", "path": "data/held_out.jsonl"}},
         },
+        # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
+        "watch": {"non_finite": 10, "minutes": 30.0},
         "export": True,
         "init": (),
         "freeze": (),

@@ -65,6 +65,8 @@ def get_config() -> ConfigDict:
         "steps_ahead": 2,  # steps that the host may start before earlier ones are done
         "evaluate_every": 0,  # steps; 0: at the end alone
         "evals": {},
+        # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
+        "watch": {"non_finite": 10, "minutes": 30.0},
         "export": True,
         "init": (),
         "freeze": (),

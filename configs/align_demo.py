@@ -90,6 +90,8 @@ def get_config() -> ConfigDict:
                 "title": "align_jax: a text, and the pictures that the model finds for it",
             },
         },
+        # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
+        "watch": {"non_finite": 10, "minutes": 30.0},
         "export": True,
         "init": (), "freeze": (), "stages": (),
     })  # fmt: skip

@@ -45,11 +45,11 @@ def main():
     def bare() -> float:
         state, batch = fresh(), sharding.place(mesh, local)
         step = train.jitted(task, optimizer, state, mesh)
-        state, metrics = step(state, batch)
+        state, metrics, _ = step(state, batch)
         jax.block_until_ready(metrics)
         start = time.perf_counter()
         for _ in range(flags.steps - 1):
-            state, metrics = step(state, batch)
+            state, metrics, _ = step(state, batch)
         jax.block_until_ready((state, metrics))
         return (time.perf_counter() - start) / (flags.steps - 1)
 
@@ -62,7 +62,7 @@ def main():
             train.train(
                 fresh(), task=task, optimizer=optimizer, batches=lambda _: itertools.repeat(local),
                 evaluate=lambda _: [], evaluate_every=0, checkpoints=checkpoints, config={}, recorder=recorder,
-                steps=flags.steps, mesh=mesh, ahead=config.steps_ahead,
+                steps=flags.steps, stop=lambda _: False, finished=lambda *_: None, mesh=mesh, ahead=config.steps_ahead,
             )  # fmt: skip
             last = json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
             return flags.batch / last["pairs_per_second"]

@@ -59,14 +59,22 @@ install() {
 
 # Each host finds its place by the machine's metadata (align_jax/hosts/place.py). Arguments arrive as they were given.
 printf -v arguments ' %q' "$@"
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+# gcloud does not hand on which status a host's command had: the hosts say it.
+train() {
+  everywhere "cd align_jax && .venv/bin/python -m align_jax.main$arguments; s=\$?; echo align_jax: status \$s; exit \$s" |
+    tee "$log"
+}
 for ((try = 1; try <= ${TRIES:-100}; try++)); do
   echo "start $try of at most ${TRIES:-100}" >&2
-  if ready && install && everywhere "cd align_jax && .venv/bin/python -m align_jax.main$arguments"; then
+  if ready && install && train; then
     [[ -n "${KEEP:-}" ]] || gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet
     exit 0
   fi
   sleep 60 # a slice that is being preempted still says READY at first
-  if [[ "$(state)" == READY ]]; then
+  # 75: told to stop, and saved; 76: hung. Both go on from the last checkpoint.
+  if [[ "$(state)" == READY ]] && ! grep -qE '^align_jax: status 7[56]' "$log"; then
     echo "error: the run failed on a slice that is well; its output above says why. $name is left running" >&2
     exit 1
   fi

@@ -43,7 +43,7 @@ def test_traces_a_step(path):
     }
     with jax.set_mesh(mesh):
         state = states.abstract(task, optimizer, task.dummy_batch(1), mesh=mesh)
-        after, metrics = jax.eval_shape(lambda s, b: train.step_fn(task, optimizer, s, b), state, batch)
+        after, metrics, _ = jax.eval_shape(lambda s, b: train.step_fn(task, optimizer, s, b), state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {"loss", "learning_rate", "gradient_norm"} <= set(metrics)
 

@@ -32,7 +32,7 @@ class Bench:
     def step(self, before: state.TrainState):
         """(state after one step, its loss)."""
         with jax.set_mesh(self.mesh):
-            after, metrics = self._step(before, self.batch)
+            after, metrics, _ = self._step(before, self.batch)
         assert metrics["non_finite_steps"].compute() == 0.0
         return after, metrics["loss"].compute()
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,7 @@ from align_jax import sharding
 from align_jax.hosts import meeting, start
 from align_jax.hosts.place import Place, find
 from align_jax.types import AlignError
+from align_jax.watch.preemption import PREEMPTED
 
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}
 SHORT = ("--config.batch_size=16", "--config.steps=4")
@@ -163,6 +166,7 @@ def rows(workdir):
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         row.pop("pairs_per_second", None)
+        row.pop("data_wait", None)
         found.setdefault(row["step"], {}).update(row)
     return found
 
@@ -230,9 +234,10 @@ def test_processes_of_different_configs_end_at_once(config, folder):
     assert not (folder / "odd").exists(), "known before anything is written"
 
 
-def test_a_process_that_dies_ends_the_others(config, folder):
-    """Whoever is left says so, and the checkpoints that stand are whole."""
-    address, workdir = f"127.0.0.1:{free_port()}", folder / "dies"
+@contextmanager
+def two(config, workdir):
+    """Two processes of a run that would be long, once their first checkpoint stands."""
+    address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "align_jax.main", f"--config={config}", f"--workdir={workdir}", *BARE]
     command += ["--config.batch_size=16", "--config.steps=100000", "--config.checkpoint.every=10"]
     processes = [
@@ -247,15 +252,30 @@ def test_a_process_that_dies_ends_the_others(config, folder):
         while not list(workdir.glob("checkpoints/10/_CHECKPOINT_METADATA")):
             assert all(process.poll() is None for process in processes), processes[0].communicate()[1]
             time.sleep(0.2)
-        processes[1].kill()
-        _, heard = processes[0].communicate(timeout=120)
+        yield processes
     finally:
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_a_process_that_dies_ends_the_others(config, folder):
+    """Whoever is left says so, and the checkpoints that stand are whole."""
+    with two(config, folder / "dies") as processes:
+        processes[1].kill()
+        _, heard = processes[0].communicate(timeout=120)
     assert processes[0].returncode == 1, heard
     last = heard.splitlines()[-1]
     assert (
         last.startswith("error: process 0 of 2 ended by the error above")
         and "start all again, they go on from the last checkpoint" in last
     )
+
+
+def test_a_process_that_is_told_to_stop_stops_all_at_one_step(config, folder):
+    with two(config, folder / "told") as processes:
+        processes[1].send_signal(signal.SIGTERM)
+        _, heard = processes[0].communicate(timeout=120)
+        assert [process.wait(60) for process in processes] == [PREEMPTED, PREEMPTED], heard
+    saved = max(int(path.name) for path in (folder / "told" / "checkpoints").iterdir() if path.name.isdigit())
+    assert f"told to stop; saved at step {saved}, start again to go on" in heard

@@ -20,12 +20,13 @@ from align_jax.types import AlignError, Aux, Mean
 
 
 def last_rows(workdir):
-    """{step: {name: value}}, the last value of each name at each step; the speed aside."""
+    """{step: {name: value}}, the last value of each name at each step; times aside."""
     rows: dict[int, dict] = {}
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         rows.setdefault(json.loads(line)["step"], {}).update(json.loads(line))
     for row in rows.values():
         row.pop("pairs_per_second", None)
+        row.pop("data_wait", None)
     return rows
 
 
@@ -135,14 +136,14 @@ def test_a_step_that_is_not_finite_changes_the_step_count_alone(poison):
     step = jax.jit(lambda state, batch: train.step_fn(Quadratic(), optimizer, state, batch))  # pyright: ignore
     x = jax.numpy.ones((4,))
 
-    poisoned, metrics = step(before, {"x": x.at[2].set(poison)})
-    assert int(poisoned.step) == 4
+    poisoned, metrics, norms = step(before, {"x": x.at[2].set(poison)})
+    assert int(poisoned.step) == 4 and norms.shape == (1,)
     assert metrics["non_finite_steps"].compute() == 1.0
     for name in ("params", "model_state", "task_state", "opt_state"):
         for old, new in zip(jax.tree.leaves(vars(before)[name]), jax.tree.leaves(vars(poisoned)[name]), strict=True):
             np.testing.assert_array_equal(old, new)
 
-    healthy, metrics = step(poisoned, {"x": x})
+    healthy, metrics, _ = step(poisoned, {"x": x})
     assert int(healthy.step) == 5 and metrics["non_finite_steps"].compute() == 0.0
     assert not np.array_equal(healthy.params["kernel"], params["kernel"])
     assert int(healthy.task_state["count"]) == 1

@@ -96,7 +96,7 @@ class Layout:
         state = self.fresh()
         with jax.set_mesh(self.mesh):
             for _ in range(count):
-                state, metrics = self.step(state, self.batch)
+                state, metrics, _ = self.step(state, self.batch)
         return state, (metrics["loss"].compute(), metrics["gradient_norm"].compute())
 
 

@@ -38,6 +38,10 @@ class Stream:
         ahead = self.prefetch * self.threads
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=ahead)))
 
+    def ids(self, step: int) -> list[str]:
+        """Placeholder until the order lands."""
+        return []
+
 
 class _Rows:
     """Random access to the rows of this process, step after step."""

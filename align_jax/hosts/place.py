@@ -1,5 +1,6 @@
 """Which process of how many this is: read from what its launcher left in the environment."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from align_jax.types import AlignError
 
 PORT = 8482  # of process 0, where the launcher names none
 PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+GOOGLE = Path("/sys/class/dmi/id/product_name")  # says "Google Compute Engine" on its machines
 
 
 class Place(NamedTuple):
@@ -53,6 +54,14 @@ def find(environment: Mapping[str, str], attribute: Callable[[str], str] | None)
     return found if found.processes > 1 else None
 
 
+def metadata_server() -> str:
+    """Address of the server that tells a machine of Google's about itself; "" elsewhere."""
+    if host := os.environ.get("GCE_METADATA_HOST"):  # as Google's own libraries take it
+        return f"http://{host}"
+    on_google = GOOGLE.exists() and "Google" in GOOGLE.read_text()
+    return "http://metadata.google.internal" if on_google else ""
+
+
 def tpu_vm() -> Callable[[str], str] | None:
     """The reader of this machine's metadata if it is a TPU VM, which has TPU devices and a metadata server."""
     if not any(Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0")):
@@ -60,7 +69,8 @@ def tpu_vm() -> Callable[[str], str] | None:
 
     def attribute(name: str) -> str:
         try:
-            with urlopen(Request(METADATA + name, headers={"Metadata-Flavor": "Google"}), timeout=10) as reply:
+            url = f"{metadata_server()}/computeMetadata/v1/instance/attributes/{name}"
+            with urlopen(Request(url, headers={"Metadata-Flavor": "Google"}), timeout=10) as reply:
                 return reply.read().decode()
         except OSError as error:
             raise AlignError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ class Align:
     gather: str = "step"  # when parameters that are split over fsdp come together
     gradient_dtype: Any = None  # in which devices add up their gradients; None: that of the parameters
     split: tuple[SplitRule, ...] = ()  # how parameters that it names are split over fsdp
+    objective: str = "softmax"
+    negatives: float = 1.0  # share of the other rows that count as negatives
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh towers. The batch gives shapes only."""
@@ -57,6 +60,10 @@ class Align:
                 f"image.bn_group_size ({group}) rows, found {rows}; change one of the three"
             )
 
+    def chance(self, rows: int) -> float | None:
+        """Of the softmax loss: all candidates alike, in both directions."""
+        return 2 * math.log(1 + (rows - 1) * self.negatives) if self.objective == "softmax" else None
+
     def init_task_state(self, params: Params, model_state: ModelState) -> PyTree:
         """ALIGN carries nothing else."""
         return ()
@@ -68,24 +75,27 @@ class Align:
         rows = dict(batch) | {"key": row_keys(rng, batch["image"].shape[0])}
         later = in_block if self.gather == "block" else None
         run = sharding.per_device(self._rows, rules=self.split, later=later, reduce=self.gradient_dtype)
-        _, (parts, new_state) = run((params, model_state), rows)
+        _, (parts, sums, new_state) = run((params, model_state), rows)
         temperature = jnp.exp(params["log_temperature"])
         metrics = {
             "loss": parts.loss,
             "image_to_text": parts.image_to_text,
             "text_to_image": parts.text_to_image,
             "temperature": Mean(temperature, jnp.ones_like(temperature)),
+            "image_cosine": _mean_cosine(sums[0], parts.loss.count),
+            "text_cosine": _mean_cosine(sums[1], parts.loss.count),
         }
         return parts.loss.total / parts.loss.count, Aux(new_state, task_state, metrics)
 
-    def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Contrastive, ModelState]]:
+    def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Any, ...]]:
         params, model_state = shared
         image, text, new_state = self._embed(params, model_state, rows)
         parts = self.contrast(
             image, text, jnp.exp(params["log_temperature"]),
             bias=params.get("bias"), ids=rows["ids"], axis_names=sharding.AXES,
         )  # fmt: skip
-        return (), (sharding.total(parts), sharding.mean(new_state))
+        sums = jax.lax.stop_gradient((image.sum(0), text.sum(0)))
+        return (), (sharding.total(parts), sharding.total(sums), sharding.mean(new_state))
 
     def _embed(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[jax.Array, jax.Array, ModelState]:
         """(image, text) [B, D] of the rows here, and the model state after them.
@@ -135,6 +145,11 @@ class Align:
     def _pixels(self, images: jax.Array) -> jax.Array:
         """uint8 -> [-1, 1], as the public ALIGN checkpoints expect (facts: ALIGN section 2)."""
         return images.astype(self.model.param_dtype) / 127.5 - 1.0
+
+
+def _mean_cosine(total: jax.Array, rows: jax.Array) -> Mean:
+    """Over all pairs of different rows, from the sum [D] of their unit vectors: near 1 where they have collapsed."""
+    return Mean(jnp.sum(jnp.square(total)) - rows, rows * (rows - 1))
 
 
 def build(
@@ -227,7 +242,9 @@ def build(
         rules = tuple((str(pattern), int(axis)) for pattern, axis in split)
     except (TypeError, ValueError):
         raise AlignError(f"config.task.split: expected pairs (pattern of paths, axis), found {split!r}") from None
-    return Align(model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, rules)
+    return Align(
+        model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, rules, objective, negatives
+    )
 
 
 def make(config: Config) -> Align:
