@@ -1,0 +1,116 @@
+"""Curves as numbers of a drawing: the template draws them, so that every word in them is escaped there."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from align_jax.reporting.series import BINS, Bins
+
+WIDTH, HEIGHT = 400, 224
+LEFT, RIGHT, TOP, BOTTOM = 52, 390, 10, 190  # of the plot in it
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values `low` to `high`, on pixels `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def place(self, value: float | np.ndarray) -> np.ndarray:
+        """Pixels."""
+        low, high, value = (np.log10(x) if self.log else x for x in (self.low, self.high, np.asarray(value)))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """(pixel, label) of round values."""
+        values = powers(self.low, self.high) if self.log else round_values(self.low, self.high)
+        largest = max(map(abs, values), default=0.0)
+        return [(round(float(self.place(value)), 1), short(value, largest)) for value in values]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One curve: paths in the pixels of a drawing of WIDTH x HEIGHT."""
+
+    title: str
+    unit: str
+    x: Axis
+    y: Axis
+    line: str  # path of the mean
+    band: str  # path around all values; "" where each value is drawn
+    dots: list[tuple[float, float]]  # where values are few
+    restarts: list[float]
+    notes: list[str] = field(default_factory=list)
+
+
+def chart(
+    title: str, unit: str, bins: Bins, span: tuple[float, float], *, restarts: list[int], log: bool = False,
+    zero: bool = False,
+) -> Chart:  # fmt: skip
+    """`span`: the steps of the axis; `log`: a logarithmic axis where all values are above 0; `zero`: it begins at 0."""
+    low, high = float(bins.low.min()), float(bins.high.max())
+    log = log and low > 0 and high / low > 20
+    x = Axis(span[0], max(span[1], span[0] + 1), LEFT, RIGHT)
+    y = Axis(*_room(0.0 if zero and low > 0 else low, high, log=log), BOTTOM, TOP, log)
+    across, mean = x.place(bins.steps), y.place(np.maximum(bins.mean, y.low))
+    points = list(zip(across.tolist(), mean.tolist(), strict=True))
+    notes = ["logarithmic"] if log else []
+    band = ""
+    if bins.count > len(bins.steps):
+        edge = [*zip(across, y.place(bins.high), strict=True), *zip(across[::-1], y.place(bins.low)[::-1], strict=True)]
+        band = path(edge) + "Z"
+        notes.append(f"mean and range in each of {BINS} bins of {bins.count:,} values")
+    if bins.left_out:
+        notes.append(f"{bins.left_out:,} not finite, left out")
+    return Chart(
+        title, unit, x, y, path(points), band,
+        [(round(a, 1), round(b, 1)) for a, b in points] if len(points) <= 20 else [],
+        [round(float(x.place(step)), 1) for step in sorted(set(restarts)) if x.low <= step <= x.high], notes,
+    )  # fmt: skip
+
+
+def _room(low: float, high: float, *, log: bool) -> tuple[float, float]:
+    """The values of an axis: a little more than those to be drawn, and never nothing."""
+    if log:
+        return low / 1.2, high * 1.2
+    if high - low < 1e-6 * max(abs(low), abs(high)) or high - low < 1e-30:
+        extra = max(abs(high) * 0.1, 1e-30) if high else 1.0
+        return low - extra, high + extra
+    extra = (high - low) * 0.05
+    return low if low == 0 else low - extra, high + extra
+
+
+def path(points: list) -> str:
+    """An SVG path through points."""
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points) if points else ""
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Three to six multiples of 1, 2 or 5 times a power of ten between `low` and `high`."""
+    about = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(about))
+    step = power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / about)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Powers of ten between `low` and `high`, at most six; with their 2 and 5 multiples where they are few."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    values = [10.0**i for i in range(first, last + 1, max((last - first) // 5, 1))]
+    if last - first <= 2:
+        values = [m * 10.0**i for i in range(first, last + 1) for m in (1, 2, 5)]
+    return [value for value in values if low <= value <= high]
+
+
+def short(value: float, largest: float) -> str:
+    """A label of an axis whose largest is `largest`: '0.25', '40k', '1.2M', '2e−5'."""
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value and unit <= largest < 1e15 and largest >= 1e4:
+            return f"{value / unit:.6g}{name}".replace("-", "−")
+    return f"{value:.6g}".replace("e-0", "e-").replace("-", "−")
