@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from align_jax.reporting.series import BINS, Bins
+from align_jax.reporting.series import Bins
 
 WIDTH, HEIGHT = 400, 224
-LEFT, RIGHT, TOP, BOTTOM = 52, 390, 10, 190  # of the plot in it
+LEFT, RIGHT, TOP, BOTTOM = 52, 382, 10, 190  # of the plot in it
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """One curve: paths in the pixels of a drawing of WIDTH x HEIGHT."""
+    """One curve: points in the pixels of a drawing of WIDTH x HEIGHT."""
 
     title: str
     unit: str
     x: Axis
     y: Axis
-    line: str  # path of the mean
-    band: str  # path around all values; "" where each value is drawn
-    dots: list[tuple[float, float]]  # where values are few
+    line: list[tuple[float, float]]  # the mean
+    band: list[tuple[float, float]]  # around all values; empty where each is drawn
     restarts: list[float]
     notes: list[str] = field(default_factory=list)
 
@@ -57,21 +56,21 @@ def chart(
     log = log and low > 0 and high / low > 20
     x = Axis(span[0], max(span[1], span[0] + 1), LEFT, RIGHT)
     y = Axis(*_room(0.0 if zero and low > 0 else low, high, log=log), BOTTOM, TOP, log)
-    across, mean = x.place(bins.steps), y.place(np.maximum(bins.mean, y.low))
-    points = list(zip(across.tolist(), mean.tolist(), strict=True))
+    across = x.place(bins.steps)
     notes = ["logarithmic"] if log else []
-    band = ""
+    band = []
     if bins.count > len(bins.steps):
-        edge = [*zip(across, y.place(bins.high), strict=True), *zip(across[::-1], y.place(bins.low)[::-1], strict=True)]
-        band = path(edge) + "Z"
-        notes.append(f"mean and range in each of {BINS} bins of {bins.count:,} values")
+        band = points(across, y.place(bins.high)) + points(across[::-1], y.place(bins.low)[::-1])
+        notes.append(f"{bins.count:,} values in {len(bins.steps)} bins: mean and range")
     if bins.left_out:
         notes.append(f"{bins.left_out:,} not finite, left out")
-    return Chart(
-        title, unit, x, y, path(points), band,
-        [(round(a, 1), round(b, 1)) for a, b in points] if len(points) <= 20 else [],
-        [round(float(x.place(step)), 1) for step in sorted(set(restarts)) if x.low <= step <= x.high], notes,
-    )  # fmt: skip
+    marks = [round(float(x.place(step)), 1) for step in sorted(set(restarts)) if x.low <= step <= x.high]
+    return Chart(title, unit, x, y, points(across, y.place(bins.mean)), band, marks, notes)
+
+
+def points(across: np.ndarray, up: np.ndarray) -> list[tuple[float, float]]:
+    """Pixels to a tenth."""
+    return list(zip(across.round(1).tolist(), up.round(1).tolist(), strict=True))
 
 
 def _room(low: float, high: float, *, log: bool) -> tuple[float, float]:
@@ -83,11 +82,6 @@ def _room(low: float, high: float, *, log: bool) -> tuple[float, float]:
         return low - extra, high + extra
     extra = (high - low) * 0.05
     return low if low == 0 else low - extra, high + extra
-
-
-def path(points: list) -> str:
-    """An SVG path through points."""
-    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points) if points else ""
 
 
 def round_values(low: float, high: float) -> list[float]:
@@ -109,8 +103,8 @@ def powers(low: float, high: float) -> list[float]:
 
 
 def short(value: float, largest: float) -> str:
-    """A label of an axis whose largest is `largest`: '0.25', '40k', '1.2M', '2e−5'."""
+    """A label of an axis whose largest is `largest`: '0.25', '40k', '1.2M', '2e-5'."""
     for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value and unit <= largest < 1e15 and largest >= 1e4:
-            return f"{value / unit:.6g}{name}".replace("-", "−")
-    return f"{value:.6g}".replace("e-0", "e-").replace("-", "−")
+            return f"{value / unit:.6g}{name}"
+    return f"{value:.6g}".replace("e-0", "e-")

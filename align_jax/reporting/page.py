@@ -40,7 +40,7 @@ def render(records: Records, *, now: float) -> str:
     )  # fmt: skip
     environment.filters |= {
         "number": text.number, "duration": text.duration, "utc": text.utc, "bytes": text.size, "value": _value,
-        "count": _count,
+        "count": _count, "short": text.short,
     }  # fmt: skip
     return environment.get_template("page.html").render(_facts(records, now))
 
@@ -129,7 +129,7 @@ def _tiles(records: Records) -> list[tuple[str, float | None, str, str]]:
     tiles: list[tuple[str, float | None, str, str]] = [
         ("Steps", step, "number", f"of {steps:,.0f}" if steps else ""),
         ("Wall time", wall if records.events else None, "duration", "from the first event to the last"),
-        ("Pairs seen", int(step * rows) if step is not None and rows else None, "number", "steps × batch size"),
+        ("Pairs seen", int(step * rows) if step is not None and rows else None, "short", "steps x batch size"),
         ("Throughput", pairs / seconds if seconds else None, "number", "pairs/s, mean over the steps"),
         ("Last loss", float(loss[-1]) if len(loss) else None, "number", f"at step {at[-1]:,}" if len(at) else ""),
         ("Time in training", training / wall if wall else None, "share", "of the wall time, without waiting"),

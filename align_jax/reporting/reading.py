@@ -1,4 +1,4 @@
-"""The files of a run as they are found: any may be missing, torn or damaged, and what is not used is told in `notes`."""
+"""The files of a run as they are found: any may be missing, torn or damaged. What is not used, `notes` tells."""
 
 import json
 from collections import Counter, defaultdict

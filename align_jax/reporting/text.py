@@ -31,6 +31,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def short(value: int) -> str:
+    """'15,360'; from a billion on '1.638 T'."""
+    for unit, name in ((10**12, "T"), (10**9, "G")):
+        if value >= unit:
+            return f"{number(value / unit)} {name}"
+    return number(value)
+
+
 def duration(seconds: float) -> str:
     """'3 d 4 h', '2 h 5 min', '3 min 20 s', '12.3 s'."""
     if seconds < 60:

@@ -135,8 +135,8 @@ def parts(records: Records) -> list[Part]:
     restarts = sum(line.at[i] - line.at[i - 1] for i, in_vain in enumerate(lost) if in_vain and i)
     known = [
         Part("training", max(in_steps - waited - spent["save"], 0.0),
-             "steps × batch size ÷ pairs_per_second of each row of metrics.jsonl, less the waiting and the checkpoints"),
-        Part("waiting for data", waited, "data_wait of each row of metrics.jsonl × the time of its steps"),
+             "steps x batch size / pairs_per_second of each row of metrics.jsonl, less waiting and checkpoints"),
+        Part("waiting for data", waited, "data_wait of each row of metrics.jsonl x the time of its steps"),
         Part("checkpoints", spent["save"], "seconds of the save events: the loop stood still"),
         Part("evaluation", spent["evaluate"], "seconds of the evaluate events"),
         Part("restarts", restarts,
