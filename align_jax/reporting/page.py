@@ -1,6 +1,7 @@
 """From what was read to one self-contained page of HTML."""
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -33,16 +34,20 @@ KNOWN = {
 
 def render(records: Records, *, now: float) -> str:
     """The page, written at unix time `now`."""
-    folder = Path(__file__).parent
+    return _template().render(_facts(records, now))
+
+
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, finalize=text.visible,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=text.visible,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "number": text.number, "duration": text.duration, "utc": text.utc, "bytes": text.size, "value": _value,
-        "count": _count, "short": text.short,
+        "number": text.number, "short": text.short, "duration": text.duration, "utc": text.utc, "bytes": text.size,
+        "value": _value, "count": _count,
     }  # fmt: skip
-    return environment.get_template("page.html").render(_facts(records, now))
+    return environment.get_template("page.html")
 
 
 def _facts(records: Records, now: float) -> dict[str, Any]:

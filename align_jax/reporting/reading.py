@@ -116,7 +116,7 @@ def _document(path: Path, kind: type, notes: list[str]) -> Any:
         notes.append(f"{path.name}: is damaged: no JSON; it was left out.")
         return None
     if not isinstance(value, kind):
-        notes.append(f"{path.name}: expected a JSON {kind.__name__}, found another value; it was left out.")
+        notes.append(f"{path.name}: expected a {kind.__name__}, found another value; it was left out.")
     return value
 
 
@@ -146,7 +146,7 @@ def _each_row(path: Path, notes: list[str], use: Callable[[dict[str, Any]], None
     except OSError as error:
         notes.append(f"{path.name}: cannot be read ({error.strerror}).")
     if damaged:
-        notes.append(f"{path.name}: {damaged:,} damaged line{'s' * (damaged > 1)}; what they held was left out.")
+        notes.append(f"{path.name}: {damaged:,} damaged line{'s' * (damaged > 1)}; only what is whole counts.")
 
 
 def _lines(path: Path) -> Iterator[str]:

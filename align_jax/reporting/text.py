@@ -41,6 +41,7 @@ def short(value: int) -> str:
 
 def duration(seconds: float) -> str:
     """'3 d 4 h', '2 h 5 min', '3 min 20 s', '12.3 s'."""
+    seconds = round(seconds, 1)
     if seconds < 60:
         return f"{seconds:.1f} s"
     for long, short, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
