@@ -181,6 +181,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path):
         "optim.name": "lamb", "data.source.name": "manifest", "data.source.path": "pairs.jsonl", "freeze": '["a", "b"]',
     }  # fmt: skip
     assert "kernel" in found.sections["parameters"] and "img" in found.tags
+    assert "See below: 3 skipped samples, 2 non-finite steps, 1 doctor's signs." in head
     assert "damaged" not in head
 
 
@@ -218,7 +219,7 @@ def test_a_clock_that_goes_back_takes_no_time(tmp_path):
     found = page(tmp_path)
     assert float(found.data["head"][1]) == 110 and seconds(tmp_path)["checkpoints"] == 2
     assert all(value >= 0 for value in seconds(tmp_path).values())
-    assert "The clock went back once, by up to 1 min 0 s; such a span counts as no time." in found.sections["head"]
+    assert "The clock went back once, by up to 1 min 0 s; no time passed then." in found.sections["head"]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +286,13 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
     for name in ("config.json", "metrics.jsonl", "contact_sheet.png"):
         assert f"{name}: cannot be read" in head
     assert "eval.json: expected a list" in head and "run.json: is damaged" in head
+
+
+@pytest.mark.parametrize("at", [-1, 253402300800, math.nan, "now"])
+def test_a_time_without_a_date_is_damage(tmp_path, at):
+    lines(tmp_path / "events.jsonl", [event(0, 0, "start", from_step=0), {"time": at, "step": 1, "event": "end"}])
+    head = page(tmp_path).sections["head"]
+    assert "events.jsonl: 1 damaged line;" in head and "Running, or killed" in head
 
 
 def leaves(value, path=()):
@@ -356,7 +364,7 @@ def test_nothing_hostile_executes(tmp_path):
 
 
 def test_hidden_characters_are_seen():
-    assert visible("a\u202eb\x07\ud83d\ufeff\u2066") == "a\\u202eb\\u0007\\ud83d\\ufeff\\u2066"
+    assert visible("a\u202eb\x07\ud83d\u200b\u2066") == "a\\u202eb\\u0007\\ud83d\\u200b\\u2066"
     assert visible("👩‍🚀 ️é 汉\n") == "👩‍🚀 ️é 汉\n"
     assert visible("x" * 5000) == "x" * 2000 + "… (5,000 characters)"
 
@@ -391,7 +399,7 @@ def test_bins_hold_every_value_once():
     values = np.sin(steps / 300)
     values[5] = np.nan
     bins = binned(steps, values)
-    assert bins.count == len(steps) - 1 and bins.left_out == 1 and len(bins.steps) <= BINS
+    assert bins.total == len(steps) - 1 and bins.left_out == 1 and len(bins.steps) <= BINS
     edges = np.linspace(steps[0], steps[-1], BINS, endpoint=False)
     for number in (0, 100, BINS - 1):
         upper = edges[number + 1] if number + 1 < BINS else np.inf

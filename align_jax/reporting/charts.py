@@ -21,16 +21,19 @@ class Axis:
     end: float
     log: bool = False
 
-    def place(self, value: float | np.ndarray) -> np.ndarray:
+    def place(self, values: np.ndarray) -> np.ndarray:
         """Pixels."""
-        low, high, value = (np.log10(x) if self.log else x for x in (self.low, self.high, np.asarray(value)))
-        return self.start + (value - low) / (high - low) * (self.end - self.start)
+        low, high = self.low, self.high
+        if self.log:
+            low, high, values = math.log10(low), math.log10(high), np.log10(values)
+        return self.start + (values - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[tuple[float, str]]:
         """(pixel, label) of round values."""
         values = powers(self.low, self.high) if self.log else round_values(self.low, self.high)
         largest = max(map(abs, values), default=0.0)
-        return [(round(float(self.place(value)), 1), short(value, largest)) for value in values]
+        pixels = self.place(np.array(values)).round(1).tolist()
+        return [(at, short(value, largest)) for at, value in zip(pixels, values, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ def chart(
     across = x.place(bins.steps)
     notes = ["logarithmic"] if log else []
     band = []
-    if bins.count > len(bins.steps):
+    if bins.total > len(bins.steps):
         band = points(across, y.place(bins.high)) + points(across[::-1], y.place(bins.low)[::-1])
-        notes.append(f"{bins.count:,} values in {len(bins.steps)} bins: mean and range")
+        notes.append(f"{bins.total:,} values in {len(bins.steps)} bins: mean and range")
     if bins.left_out:
         notes.append(f"{bins.left_out:,} not finite, left out")
-    marks = [round(float(x.place(step)), 1) for step in sorted(set(restarts)) if x.low <= step <= x.high]
+    steps = np.array(sorted({step for step in restarts if x.low <= step <= x.high}))
+    marks = x.place(steps).round(1).tolist()
     return Chart(title, unit, x, y, points(across, y.place(bins.mean)), band, marks, notes)
 
 

@@ -15,7 +15,7 @@ from align_jax.reporting import text
 from align_jax.reporting.charts import HEIGHT, WIDTH, Chart, chart
 from align_jax.reporting.reading import Records, finite, listed, mapping
 from align_jax.reporting.series import binned
-from align_jax.reporting.timeline import parts, state, step_of, stepping, timeline
+from align_jax.reporting.timeline import Part, parts, state, step_of, stepping, timeline
 
 # What a page of less than 1 MB has room for; it says what is left out, and where that stands.
 CHARTS, FILES, ROWS = 60, 500, 200
@@ -52,25 +52,24 @@ def _template() -> jinja2.Template:
 
 def _facts(records: Records, now: float) -> dict[str, Any]:
     """What the template names."""
-    line = timeline(records.events)
-    spent = parts(records)
+    starts = timeline(records.events).starts()
+    spent, signs = parts(records), _signs(records)
     manifest = mapping(records.run.get("data"))
     files = [row for row in listed(manifest.get("files")) if isinstance(row, dict)]
     charts, undrawn = _charts(records)
-    config = dict(_flat(records.config))
     return {
-        "name": records.name, "now": now, "state": state(records), "notes": [*_clock(line.back), *records.notes],
-        "trained": _trained(records), "tiles": _tiles(records), "results": _results(records), "charts": charts,
+        "name": records.name, "now": now, "state": state(records), "notes": _notes(records, len(signs)),
+        "trained": _trained(records), "tiles": _tiles(records, spent), "results": _results(records), "charts": charts,
         "undrawn": undrawn, "width": WIDTH, "height": HEIGHT,
         "parts": spent, "whole": sum(part.seconds for part in spent), "timed": bool(records.events),
         "first": records.events[0].time if records.events else None,
         "last": max((event.time for event in records.events), default=None),
-        "restarts": max(len(line.starts()) - 1, 0), "resumed": _resumed(records),
+        "restarts": max(len(starts) - 1, 0), "resumed": _resumed(records),
         "skips": records.skips, "rows": ROWS, "non_finite": _non_finite(records), "bundles": _bundles(records),
-        "signs": _signs(records), "manifest": manifest, "files": files[:FILES], "left_out": len(files[FILES:]),
+        "signs": signs, "manifest": manifest, "files": files[:FILES], "left_out": len(files[FILES:]),
         "total": {key: sum(int(finite(row.get(key)) or 0) for row in files) for key in ("records", "bytes")},
         "problems": mapping(manifest.get("problems")), "run": records.run,
-        "versions": mapping(records.run.get("versions")), "config": config, "parameters": records.parameters,
+        "versions": mapping(records.run.get("versions")), "config": dict(_flat(records.config)), "parameters": records.parameters,
         "sheet": base64.b64encode(records.sheet).decode(),
     }  # fmt: skip
 
@@ -94,11 +93,18 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def _clock(back: list[float]) -> list[str]:
-    if not back:
-        return []
+def _notes(records: Records, signs: int) -> list[str]:
+    """What one should know before one reads on."""
+    counts = ((records.skips.reasons.total(), "skipped samples"), (_non_finite(records), "non-finite steps"),
+              (signs, "doctor's signs"))  # fmt: skip
+    seen = [f"{count:,} {what}" for count, what in counts if count]
+    back = timeline(records.events).back
     times = "once" if len(back) == 1 else f"{len(back):,} times"
-    return [f"The clock went back {times}, by up to {text.duration(max(back))}; such a span counts as no time."]
+    return [
+        *([f"See below: {', '.join(seen)}."] if seen else []),
+        *([f"The clock went back {times}, by up to {text.duration(max(back))}; no time passed then."] if back else []),
+        *records.notes,
+    ]
 
 
 def _trained(records: Records) -> list[tuple[str, str]]:
@@ -122,16 +128,15 @@ def _trained(records: Records) -> list[tuple[str, str]]:
     return [(label, ", ".join(words)) for label, words in rows if words]
 
 
-def _tiles(records: Records) -> list[tuple[str, float | None, str, str]]:
+def _tiles(records: Records, spent: list[Part]) -> list[tuple[str, float | None, str, str]]:
     """(label, value, how it is shown, what is said below): the run in six numbers."""
     step, steps = step_of(records), finite(records.config.get("steps"))
     rows = finite(records.config.get("batch_size"))
     seconds, _, pairs = stepping(records)
     wall = timeline(records.events).wall
-    spent = parts(records)
     training = next(part.seconds for part in spent if part.name == "training")
     at, loss = records.metrics["loss"].settled() if "loss" in records.metrics else ([], [])
-    tiles: list[tuple[str, float | None, str, str]] = [
+    return [
         ("Steps", step, "number", f"of {steps:,.0f}" if steps else ""),
         ("Wall time", wall if records.events else None, "duration", "from the first event to the last"),
         ("Pairs seen", int(step * rows) if step is not None and rows else None, "short", "steps x batch size"),
@@ -139,7 +144,6 @@ def _tiles(records: Records) -> list[tuple[str, float | None, str, str]]:
         ("Last loss", float(loss[-1]) if len(loss) else None, "number", f"at step {at[-1]:,}" if len(at) else ""),
         ("Time in training", training / wall if wall else None, "share", "of the wall time, without waiting"),
     ]
-    return tiles
 
 
 def _results(records: Records) -> list[list[dict[str, Any]]]:
@@ -170,11 +174,10 @@ def _resumed(records: Records) -> list[int]:
 def _charts(records: Records) -> tuple[list[Chart], int]:
     """Known metrics, evaluations, the others; and how many were not drawn for lack of room."""
     settled = {name: series.settled() for name, series in records.metrics.items()}
-    ends = [(steps[0], steps[-1]) for steps, _ in settled.values() if len(steps)]
-    span = (0.0, float(max((last for _, last in ends), default=1)))
-    bad = settled.get("non_finite_steps")
-    if bad is not None and not bad[1].any():
-        del settled["non_finite_steps"]
+    span = (0.0, float(max((steps[-1] for steps, _ in settled.values() if len(steps)), default=1)))
+    restarts = _resumed(records)
+    if not _non_finite(records):
+        settled.pop("non_finite_steps", None)
     evaluations = [name for name in sorted(settled) if name.startswith("eval/")]
     others = [name for name in sorted(settled) if name not in KNOWN and name not in evaluations]
     drawn = []
@@ -183,7 +186,7 @@ def _charts(records: Records) -> tuple[list[Chart], int]:
         if len(bins.steps) < (2 if name in evaluations else 1):  # one evaluation is no curve: the table has it
             continue
         title, unit, zero, log = KNOWN.get(name, (name.removeprefix("eval/"), "", False, False))
-        drawn.append(chart(title, unit, bins, span, restarts=_resumed(records), zero=zero, log=log))
+        drawn.append(chart(title, unit, bins, span, restarts=restarts, zero=zero, log=log))
     return drawn[:CHARTS], len(drawn[CHARTS:])
 
 

@@ -40,7 +40,7 @@ class Bins(NamedTuple):
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    count: int  # values behind them
+    total: int  # values behind them
     left_out: int  # values that were not finite
 
 
