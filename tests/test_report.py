@@ -419,6 +419,7 @@ def test_ticks_and_times():
     assert round_values(0, 60) == [0, 20, 40, 60] and round_values(0.07, 0.0725) == pytest.approx(
         [0.07, 0.0705, 0.071, 0.0715, 0.072, 0.0725]
     )
+    assert round_values(0, 2, least=1) == [0, 1, 2] and round_values(0, 9, least=1) == [0, 2, 4, 6, 8]
     assert powers(0.005, 200) == pytest.approx([0.01, 0.1, 1, 10, 100]) and powers(1, 10) == [1, 2, 5, 10]
     times = [duration(s) for s in (0, 59.94, 59.97, 60, 3599, 3600, 90_000, 1e9)]
     assert times == ["0.0 s", "59.9 s", "1 min 0 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "1 d 1 h", "11,574 d 1 h"]

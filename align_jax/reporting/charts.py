@@ -20,6 +20,7 @@ class Axis:
     start: float
     end: float
     log: bool = False
+    whole: bool = False  # values between whole numbers have no meaning
 
     def place(self, values: np.ndarray) -> np.ndarray:
         """Pixels."""
@@ -30,7 +31,8 @@ class Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """(pixel, label) of round values."""
-        values = powers(self.low, self.high) if self.log else round_values(self.low, self.high)
+        low, high = self.low, self.high
+        values = powers(low, high) if self.log else round_values(low, high, least=float(self.whole))
         largest = max(map(abs, values), default=0.0)
         pixels = self.place(np.array(values)).round(1).tolist()
         return [(at, short(value, largest)) for at, value in zip(pixels, values, strict=True)]
@@ -57,7 +59,7 @@ def chart(
     """`span`: the steps of the axis; `log`: a logarithmic axis where all values are above 0; `zero`: it begins at 0."""
     low, high = float(bins.low.min()), float(bins.high.max())
     log = log and low > 0 and high / low > 20
-    x = Axis(span[0], max(span[1], span[0] + 1), LEFT, RIGHT)
+    x = Axis(span[0], max(span[1], span[0] + 1), LEFT, RIGHT, whole=True)
     y = Axis(*_room(0.0 if zero and low > 0 else low, high, log=log), BOTTOM, TOP, log)
     across = x.place(bins.steps)
     notes = ["logarithmic"] if log else []
@@ -88,9 +90,9 @@ def _room(low: float, high: float, *, log: bool) -> tuple[float, float]:
     return low if low == 0 else low - extra, high + extra
 
 
-def round_values(low: float, high: float) -> list[float]:
-    """Three to six multiples of 1, 2 or 5 times a power of ten between `low` and `high`."""
-    about = (high - low) / 4
+def round_values(low: float, high: float, *, least: float = 0.0) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten between `low` and `high`: three to six, if `least` apart they are."""
+    about = max((high - low) / 4, least)
     power = 10.0 ** math.floor(math.log10(about))
     step = power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / about)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -68,9 +68,9 @@ def _facts(records: Records, now: float) -> dict[str, Any]:
         "skips": records.skips, "rows": ROWS, "non_finite": _non_finite(records), "bundles": _bundles(records),
         "signs": signs, "manifest": manifest, "files": files[:FILES], "left_out": len(files[FILES:]),
         "total": {key: sum(int(finite(row.get(key)) or 0) for row in files) for key in ("records", "bytes")},
-        "problems": mapping(manifest.get("problems")), "run": records.run,
-        "versions": mapping(records.run.get("versions")), "config": dict(_flat(records.config)), "parameters": records.parameters,
-        "sheet": base64.b64encode(records.sheet).decode(),
+        "problems": mapping(manifest.get("problems")),
+        "versions": mapping(records.run.get("versions")), "config": dict(_flat(records.config)),
+        "parameters": records.parameters, "sheet": base64.b64encode(records.sheet).decode(),
     }  # fmt: skip
 
 
@@ -142,7 +142,12 @@ def _tiles(records: Records, spent: list[Part]) -> list[tuple[str, float | None,
         ("Pairs seen", int(step * rows) if step is not None and rows else None, "short", "steps x batch size"),
         ("Throughput", pairs / seconds if seconds else None, "number", "pairs/s, mean over the steps"),
         ("Last loss", float(loss[-1]) if len(loss) else None, "number", f"at step {at[-1]:,}" if len(at) else ""),
-        ("Time in training", training / wall if wall else None, "share", "of the wall time, without waiting"),
+        (
+            "Time in training",
+            training / wall if seconds and wall else None,
+            "share",
+            "of the wall time, without waiting",
+        ),
     ]
 
 
