@@ -25,7 +25,7 @@ def main(_: list[str]) -> None:
     with jax.set_mesh(parts.mesh):
         results = parts.evaluate(evaluators, parts.restored())
     print(table(results))
-    runs.report(results, workdir)
+    runs.write_results(results, workdir)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m align_jax.main --config=configs/align_demo.py --workdir=runs/demo [--config.steps=50 ...]
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from align_jax import config as configs
-from align_jax import files, provenance, train, warm_start
+from align_jax import files, provenance, report, train, warm_start
 from align_jax import run as runs
 from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
@@ -21,10 +22,8 @@ from align_jax.export import export
 from align_jax.hosts.start import start
 from align_jax.metrics import Recorder, write_parameters
 from align_jax.state import TrainState
-from align_jax.types import AlignError, Result
+from align_jax.types import AlignError, Evaluator, Result
 from align_jax.watch.preemption import PREEMPTED
-
-WATCH = ("non_finite", "minutes")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, results", required=True)
@@ -52,53 +51,69 @@ def _run(config: Config, workdir: Path) -> bool:
     configs.refuse_other(config, workdir / "config.json")
     source = sources.make(**config.data.source)
     parts = runs.prepare(config, workdir, source)
-    batches = parts.stream(source)
+    rows = parts.stream(source)
     evaluators = parts.evaluators()
     initial = warm_start.make(config.init)
-    configs.check_keys(config.watch, WATCH, WATCH, where="config.watch")
     files.write_json(workdir / "config.json", configs.plain(config))
     files.write_json(workdir / "run.json", provenance.describe(source))
-    with (
-        jax.set_mesh(parts.mesh),
-        Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints,
-    ):
-        # Where a run starts from: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.
-        resumed = checkpoints.latest() is not None
-        state = checkpoints.restore(parts.shapes()) if resumed else initial(parts.fresh())
-        if files.is_writer():
-            print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
-                  f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
-        write_parameters(workdir / "parameters.txt", state.params)
-        recorder = Recorder(
-            workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every,
-            examine=parts.doctor().examine,
-        )  # fmt: skip
-        with recorder, parts.watch(recorder, batches, state) as watch:
-
-            def evaluate(state: TrainState) -> list[Result]:
-                results = parts.evaluate(evaluators, state)
-                watch.alive()
-                return results
-
-            recorder.note("start", from_step=int(state.step), steps=config.steps, devices=parts.mesh.size)
-            state = train.train(
-                state, task=parts.task, optimizer=parts.optimizer, batches=batches.batches, evaluate=evaluate,
-                evaluate_every=config.evaluate_every, checkpoints=checkpoints, config=configs.plain(config),
-                recorder=recorder, stop=watch.stop, finished=watch.finished, steps=config.steps,
-                ahead=config.steps_ahead, mesh=parts.mesh,
-            )  # fmt: skip
-            if int(state.step) < config.steps:
-                recorder.event("preempted", f"told to stop; saved at step {int(state.step)}, start again to go on")
-                return False
-            with recorder.aside("evaluate"):
-                results = evaluate(state)
-            recorder.results(config.steps, results)
-            if results:
-                runs.report(results, workdir)
-            if config.export:
+    try:
+        with jax.set_mesh(parts.mesh), Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints:
+            # Where a run starts: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.
+            resumed = checkpoints.latest() is not None
+            state = checkpoints.restore(parts.shapes()) if resumed else initial(parts.fresh())
+            finished, state = _train(parts, state, rows, evaluators, checkpoints)
+            if finished and config.export:
                 export(parts, state, source)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk has its own error to tell
+            report.write(workdir)
+        raise
+    report.write(workdir)
+    return finished
+
+
+def _train(
+    parts: runs.Run, state: TrainState, rows: runs.Rows, evaluators: list[Evaluator], checkpoints: Checkpoints
+) -> tuple[bool, TrainState]:
+    """Trains and evaluates: (whether to the end, the last state)."""
+    config, workdir = parts.config, parts.workdir
+    if files.is_writer():
+        print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
+              f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
+    write_parameters(workdir / "parameters.txt", state.params)
+    recorder = Recorder(
+        workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every,
+        examine=parts.doctor().examine,
+    )  # fmt: skip
+    with recorder, parts.watch(recorder, rows, state) as watch:
+
+        def evaluate(state: TrainState) -> list[Result]:
+            with recorder.aside("evaluate"):
+                results = parts.evaluate(evaluators, state)
+            if results:
+                recorder.results(int(state.step), results)
+                runs.write_results(results, workdir)
+            report.write(workdir)
+            watch.alive()
+            return results
+
+        recorder.note(
+            "start", from_step=int(state.step), steps=config.steps, devices=parts.mesh.size,
+            processes=jax.process_count(),
+        )  # fmt: skip
+        state = train.train(
+            state, task=parts.task, optimizer=parts.optimizer, batches=rows.batches, evaluate=evaluate,
+            evaluate_every=config.evaluate_every, checkpoints=checkpoints, config=configs.plain(config),
+            recorder=recorder, stop=watch.stop, finished=watch.finished, steps=config.steps, ahead=config.steps_ahead,
+            mesh=parts.mesh,
+        )  # fmt: skip
+        finished = int(state.step) == config.steps
+        if finished:
+            evaluate(state)
             recorder.note("end")
-    return True
+        else:
+            recorder.event("preempted", f"told to stop; saved at step {int(state.step)}, start again to go on")
+    return finished, state
 
 
 def main(_: list[str]) -> int:

@@ -30,6 +30,7 @@ from align_jax.watch.doctor import Doctor
 from align_jax.watch.non_finite import NonFinite
 from align_jax.watch.watch import Watch
 
+WATCH = ("non_finite", "minutes")
 DATA = ("source", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch", "max_bad_share")
 
 
@@ -140,6 +141,7 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     configs.check_keys(data, DATA, DATA, where="config.data")
     if not 0 < data["crop"] <= data["resize"]:
         raise AlignError(f"config.data: expected 0 < crop <= resize, found {data['crop']} and {data['resize']}")
+    configs.check_keys(config.watch, WATCH, WATCH, where="config.watch")
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
     task = tasks.make(config)
     given = {"steps": config.steps, "freeze": tuple(config.freeze)}
@@ -152,7 +154,7 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     return Run(config, workdir, mesh, pairs, task, optimizer, embedder)
 
 
-def report(results: list[Result], workdir: Path) -> None:
+def write_results(results: list[Result], workdir: Path) -> None:
     """Writes eval.json: a list of {name, value, n, protocol}."""
     files.write_json(workdir / "eval.json", [result._asdict() for result in results])
 

@@ -47,10 +47,7 @@ def train(
         # The order matters: evaluate and save what stands, and only then draw the next batch, so that a run that
         # dies anywhere resumes at the batch that it had not yet finished.
         if step > start and evaluate_every and step % evaluate_every == 0:
-            with recorder.aside("evaluate"):
-                results = evaluate(state)
-            recorder.results(step, results)
-            checkpoints.judge(step, results)
+            checkpoints.judge(step, evaluate(state))
         if stop(step):
             break
         if step > start and checkpoints.due(step):
