@@ -8,6 +8,7 @@ clu's own writers import TensorFlow; TensorBoard files are written by tensorboar
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -124,7 +125,8 @@ class Recorder:
         """One row of metrics.jsonl and the same scalars for TensorBoard."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(name.replace("@", "_at_"), value, step)
+            if math.isfinite(value):
+                self._board.add_scalar(name.replace("@", "_at_"), value, step)
 
     def results(self, step: int, results: list[Result]) -> None:
         """An evaluation's numbers, in a row of their own and as a table."""

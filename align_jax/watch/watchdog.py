@@ -2,13 +2,13 @@
 
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 HUNG = 76  # exit status: nothing moved; what was saved stands, start again
+STDERR = 2  # of the process, whatever sys.stderr is by then
 GRACE = 30.0  # seconds after which the interpreter itself is taken to be stuck
 
 
@@ -29,7 +29,7 @@ class Watchdog:
     def alive(self) -> None:
         """Something was finished: a step, an evaluation, a checkpoint."""
         self._last = time.monotonic()
-        faulthandler.dump_traceback_later(self._seconds + GRACE, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(self._seconds + GRACE, exit=True, file=STDERR)
 
     def __enter__(self) -> "Watchdog":
         self.alive()
@@ -52,7 +52,7 @@ class Watchdog:
             log.write(f"nothing was finished for {silent:.0f} s; the stacks of all threads:\n")
             log.flush()
             faulthandler.dump_traceback(log, all_threads=True)
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(STDERR, all_threads=True)
         self._tell(
             f"error: nothing was finished for {silent:.0f} s (config.watch.minutes); the stacks of all threads are "
             f"above and in {self._log}; start again, the run goes on from its last checkpoint"
