@@ -255,8 +255,10 @@ def test_no_part_of_a_jpeg_passes_for_the_whole(mode, progressive):
     whole = encoded(SCENE.convert(mode), "JPEG", quality=90, progressive=progressive)
     first = whole.index(b"\xff\xda") + 20
     for end in (*range(first, len(whole) - 30, 97), len(whole) - 40):
-        found = {reason(whole[:end]), reason(whole[:end] + b"\xff\xd9")}
-        assert found == {"image truncated", "image damaged"} or (progressive and len(found) == 1)  # cut between scans
+        found = reason(whole[:end])
+        assert found == "image truncated" or (progressive and found == "image damaged")  # cut in a table between scans
+        if not progressive:  # a coarser picture is a whole one too
+            assert reason(whole[:end] + b"\xff\xd9") == "image damaged"
     assert reason(whole[:-2]) == "image truncated"
 
 
@@ -300,13 +302,9 @@ def lying(width, height):
 
 def test_a_header_that_promises_more_than_there_is_is_refused():
     found = {kind: reason(image) for kind, image in lying(200, 300).items()}
+    assert (found["GIF"], found["BMP"]) == ("image truncated", "image truncated")
     # The end marker of the JPEG comes too soon, the rows of the PNG begin in the wrong places.
-    assert found == {
-        "JPEG": "image damaged",
-        "PNG": "image damaged",
-        "GIF": "image truncated",
-        "BMP": "image truncated",
-    }
+    assert (found["JPEG"], found["PNG"]) == ("image damaged", "image damaged")
 
 
 def test_bombs_are_refused_by_their_headers():
