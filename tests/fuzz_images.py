@@ -55,6 +55,7 @@ def originals() -> tuple[bytes, ...]:
         (picture.resize((40, 30)), "BMP", {}),
         (picture, "AVIF", {"exif": exif}),
         (picture, "JPEG2000", {}),
+        (picture.resize((40, 30)), "PPM", {}),
     ]
     found = []
     for image, kind, options in files:

@@ -180,7 +180,7 @@ def test_any_mode_becomes_rgb(tmp_path):
     for image in (grey, Image.fromarray(grey), encoded(Image.fromarray(grey), "PNG")):
         assert (pixels(image) == grey[..., None]).all()
     two = Image.fromarray(grey).convert("1")
-    for kind in ("PNG", "TIFF", "GIF", "BMP"):
+    for kind in ("PNG", "TIFF", "GIF", "BMP", "PPM"):
         assert (pixels(encoded(two, kind)) == np.asarray(two.convert("RGB"))).all()
     jpeg = pixels(encoded(SCENE.convert("L"), "JPEG", quality=95))
     assert (jpeg[..., 0] == jpeg[..., 2]).all() and psnr(jpeg[..., 0], np.asarray(SCENE.convert("L"))) > 35

@@ -29,7 +29,7 @@ MAX_PIXELS = 2**27
 MAX_SCANS = 100  # each passes over all pixels in a few bytes; encoders write some ten
 JPEG = b"\xff\xd8\xff"
 # What the web shows. Pillow knows more, some of it by running other programs.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # How to stand upright what is stored in EXIF orientation 2..8.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
