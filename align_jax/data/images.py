@@ -15,6 +15,7 @@ What cannot be used is a BadExample, for one of these reasons:
 import io
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from PIL import ExifTags, Image
 
 from align_jax.data.source import BadExample
 
+Picture = Image.Image | np.ndarray | bytes | str  # as a record holds it
+
 # A few kilobytes can unfold to any size. This lets the 108 megapixels of a telephone through and costs a reader up to
 # 0.4 GB as RGB, and for a moment a few times as much.
 MAX_PIXELS = 2**27
@@ -30,6 +33,8 @@ MAX_SCANS = 100  # each passes over all pixels in a few bytes; encoders write so
 JPEG = b"\xff\xd8\xff"
 # What the web shows. Pillow knows more, some of it by running other programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Of Pillow, once 16 bits are 8. Of floats and 32 bits (F, I) nobody knows which value is white.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 # How to stand upright what is stored in EXIF orientation 2..8.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,8 +51,10 @@ TURNS = {
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode(image: Image.Image | np.ndarray | bytes | str, *, at_least: int | None = None) -> Image.Image:
+def decode(image: Picture, *, at_least: int | None = None) -> Image.Image:
     """An upright RGB picture of an encoded one, a path, a picture or an array; BadExample where it cannot be used.
+
+    A JPEG that the caller has opened is read by Pillow, which may fill up with grey what is damaged.
 
     With `at_least`, a JPEG comes out at 1/2 to 1/8 of its size if both sides keep that many pixels: libjpeg leaves out
     what would not be seen, in half the time and less.
@@ -55,10 +62,7 @@ def decode(image: Image.Image | np.ndarray | bytes | str, *, at_least: int | Non
     return Image.fromarray(_pixels(image, at_least))
 
 
-def crop(
-    image: Image.Image | np.ndarray | bytes | str, *, resize: int, size: int, rng: np.random.Generator | None,
-    flip: bool,
-) -> np.ndarray:  # fmt: skip
+def crop(image: Picture, *, resize: int, size: int, rng: np.random.Generator | None, flip: bool) -> np.ndarray:
     """uint8 [size, size, 3]: a `size` window of the picture resized to resize x resize, bilinear.
 
     With `rng` the window is random and mirrored half the time (if `flip`); without, it is the central one. Only the
@@ -86,7 +90,7 @@ def crop(
     return found
 
 
-def _pixels(image: Image.Image | np.ndarray | bytes | str, at_least: int | None) -> np.ndarray:
+def _pixels(image: Picture, at_least: int | None) -> np.ndarray:
     """uint8 [H, W, 3] of whatever a record holds."""
     if isinstance(image, np.ndarray):
         if not image.size:
@@ -124,16 +128,17 @@ def _jpeg(data: bytes, at_least: int | None) -> np.ndarray:
     except ValueError as error:
         raise BadExample("image unreadable") from error
     exif, one_scan = _layout(data)
-    if height * width > MAX_PIXELS or (not one_scan and data.count(b"\xff\xda") > MAX_SCANS):
+    if int(height) * int(width) > MAX_PIXELS or (not one_scan and data.count(b"\xff\xda") > MAX_SCANS):
         raise BadExample("image too large")
-    scale = {"min_height": at_least, "min_width": at_least, "min_factor": 2} if at_least else {}
+    least = at_least or 0
+    decoded = partial(simplejpeg.decode_jpeg, data, min_height=least, min_width=least, min_factor=2 if at_least else 1)
     try:
-        pixels = simplejpeg.decode_jpeg(data, **scale)
+        pixels = decoded()
     except ValueError as error:
         # It names the first warning: of bytes too many before the end marker, after a whole picture, all was well.
         if not str(error).endswith("extraneous bytes before marker 0xd9"):
             raise _damage(error) from error
-        pixels = simplejpeg.decode_jpeg(data, strict=False, **scale)
+        pixels = decoded(strict=False)
     turn = TURNS.get(_orientation(exif))
     return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
@@ -192,9 +197,9 @@ def _rgb(picture: Image.Image) -> np.ndarray:
     turn = TURNS.get(_orientation(picture.info.get("exif", b"")))
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
-    if picture.mode in ("I", "F", "LAB"):
+    if picture.mode not in MODES:
         raise BadExample("image unreadable")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     picture = picture.convert("RGB")
