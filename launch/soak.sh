@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# What is too long for the tests: all ways to compute a step, the paper's run compiled for four pods, many kills.
+# What is too long for the tests: all ways to compute a step, the paper's run compiled for four pods, many kills, many
+# broken files.
 source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
-  prove | plan | kill) ;;
+  prove | plan | kill | fuzz) ;;
   *)
     cat <<'HELP'
-bash launch/soak.sh prove              all ways to compute a step against the plain one, in float64 and float32
-bash launch/soak.sh plan               configs/align_l2.py compiled for v3, v4, v5p and v6e; fails where it does not fit
-bash launch/soak.sh kill [--kills=10]  a run that is killed again and again against one that is left alone
+bash launch/soak.sh prove                  all ways to compute a step against the plain one, in float64 and float32
+bash launch/soak.sh plan                   configs/align_l2.py compiled for v3, v4, v5p and v6e; fails where it does not fit
+bash launch/soak.sh kill [--kills=10]      a run that is killed again and again against one that is left alone
+bash launch/soak.sh fuzz [--count=10000]  mutated pictures, tar and TFRecord shards, as many of each
 HELP
     [[ "${1:---help}" == -* ]] && exit 0
-    echo "error: expected prove, plan or kill, found $1" >&2
+    echo "error: expected prove, plan, kill or fuzz, found $1" >&2
     exit 2
     ;;
 esac
@@ -21,6 +23,7 @@ setup demo test tpu bench curate gcs s3
 case "$what" in
   prove) PYTHONPATH=. .venv/bin/python tests/prove_step.py --all ;;
   kill) PYTHONPATH=. .venv/bin/python launch/soak_kill.py "$@" ;;
+  fuzz) .venv/bin/python launch/soak_fuzz.py "$@" ;;
   plan)
     for topology in v3:16x32 v4:8x8x8 v5p:8x8x8 v6e:16x16; do
       .venv/bin/python -m align_jax.plan --config=configs/align_l2.py --topology="$topology" --config.mesh.fsdp=16 \

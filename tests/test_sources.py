@@ -4,7 +4,6 @@ import csv
 import io
 import json
 
-import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -12,7 +11,6 @@ from tiny_run import COLOURS, manifest
 
 from align_jax.data import images
 from align_jax.data import source as sources
-from align_jax.data.source import BadExample
 from align_jax.types import AlignError
 
 # tfds asks protobuf for what protobuf 6 will drop.
@@ -207,85 +205,3 @@ def test_tfds_may_be_missing(prepared, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
     with pytest.raises(AlignError, match="run: pip install tensorflow-datasets"):
         open_tfds(prepared, texts="title")
-
-
-RNG = np.random.default_rng(0)
-NOISE = RNG.integers(0, 256, (60, 90, 3), np.uint8)
-
-
-def test_transparency_is_laid_on_white():
-    pixels = np.zeros((4, 4, 4), np.uint8)
-    pixels[:2, :, :] = (200, 0, 0, 255)
-    pixels[2, :, 3] = 128
-    for image in (Image.fromarray(pixels), png(Image.fromarray(pixels)), pixels):
-        found = np.asarray(images.decode(image))
-        assert found.shape == (4, 4, 3)
-        assert (
-            (found[:2] == (200, 0, 0)).all()
-            and (found[3] == 255).all()
-            and (abs(found[2].astype(int) - 127) <= 1).all()
-        )
-    palette = Image.new("P", (2, 1))
-    palette.putpalette([9, 9, 9, 0, 0, 200])
-    palette.putdata([0, 1])
-    palette.info["transparency"] = 0
-    file = io.BytesIO()
-    palette.save(file, "PNG", transparency=0)
-    assert np.asarray(images.decode(file.getvalue())).tolist() == [[[255, 255, 255], [0, 0, 200]]]
-
-
-def test_any_mode_becomes_rgb(tmp_path):
-    grey = NOISE[..., 0]
-    for image in (grey, Image.fromarray(grey), png(Image.fromarray(grey))):
-        assert (np.asarray(images.decode(image)) == grey[..., None]).all()
-    Image.fromarray(NOISE).convert("CMYK").save(tmp_path / "a.jpg")
-    assert images.decode(str(tmp_path / "a.jpg")).mode == "RGB"
-    assert (np.asarray(images.decode(NOISE)) == NOISE).all()
-
-
-def test_what_cannot_be_read_says_why(tmp_path):
-    whole = png(Image.fromarray(NOISE))
-    (tmp_path / "short.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("no picture")
-    jpeg = io.BytesIO()
-    Image.fromarray(NOISE).save(jpeg, "JPEG")
-    unreadable = [str(tmp_path / "short.png"), str(tmp_path / "text.png"), str(tmp_path), b"", whole[:40],
-                  jpeg.getvalue()[:-500], NOISE.astype(np.float64)]  # fmt: skip
-    for image in unreadable:
-        with pytest.raises(BadExample, match="image unreadable"):
-            images.decode(image)
-    with pytest.raises(BadExample, match="image file missing"):
-        images.decode(str(tmp_path / "none.png"))
-
-
-@pytest.mark.parametrize("side", [(60, 90), (20, 17)], ids=["shrinks", "grows"])
-def test_the_central_crop_is_the_middle_of_the_resized_picture(side):
-    picture = Image.fromarray(RNG.integers(0, 256, (*side, 3), np.uint8))
-    found = images.crop(picture, resize=32, size=24, rng=None, flip=True)
-    whole = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))
-    assert found.dtype == np.uint8 and abs(found.astype(int) - whole[4:28, 4:28]).max() <= 2
-
-
-def test_random_windows_reach_every_corner_and_no_further():
-    """Pixel values tell where a window starts, and whether it is mirrored."""
-    rows, columns = np.mgrid[:12, :12].astype(np.uint8) * 10
-    picture = Image.fromarray(np.stack([rows, columns, columns * 0], axis=-1))
-    seen = {True: set(), False: set()}
-    for seed in range(300):
-        window = images.crop(picture, resize=12, size=9, rng=np.random.default_rng(seed), flip=True).astype(int)
-        mirrored = window[0, 0, 1] > window[0, -1, 1]
-        straight = window[:, ::-1] if mirrored else window
-        top, left = straight[0, 0, :2] // 10
-        assert (straight[..., 0] == rows[top : top + 9, :9]).all() and (
-            straight[..., 1] == columns[:9, left : left + 9]
-        ).all()
-        seen[bool(mirrored)].add((int(top), int(left)))
-    everywhere = {(top, left) for top in range(4) for left in range(4)}
-    assert seen == {True: everywhere, False: everywhere}
-
-
-def test_without_flip_no_window_is_mirrored():
-    picture = Image.fromarray(np.tile(np.arange(0, 240, 10, dtype=np.uint8)[None, :, None], (24, 1, 3)))
-    for seed in range(50):
-        window = images.crop(picture, resize=24, size=8, rng=np.random.default_rng(seed), flip=False)
-        assert window[0, 0, 0] < window[0, -1, 0]

@@ -46,7 +46,7 @@ class Pairs:
 
     def image(self, image: Any) -> np.ndarray:
         """The central window for evaluation and inference, uint8 [H, W, 3]."""
-        return images.crop(images.decode(image), resize=self.resize, size=self.crop, rng=None, flip=False)
+        return images.crop(image, resize=self.resize, size=self.crop, rng=None, flip=False)
 
     def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """{"text_ids": int32 [B, L], "text_mask": bool [B, L]}."""
@@ -54,7 +54,7 @@ class Pairs:
         return {"text_ids": ids, "text_mask": mask}
 
     def _image(self, record: Record, rng: np.random.Generator) -> np.ndarray:
-        return images.crop(images.decode(record.image), resize=self.resize, size=self.crop, rng=rng, flip=self.flip)
+        return images.crop(record.image, resize=self.resize, size=self.crop, rng=rng, flip=self.flip)
 
 
 def _hash(text: str) -> np.ndarray:
