@@ -50,7 +50,9 @@ def _guarded(call: Callable[[], int | None]) -> int | None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError, ValueError, TypeError, OSError, flags.Error) as error:
+    except KeyError as error:
+        _fail(f"--config: expected a key that the config has, found {error}")
+    except (AttributeError, ValueError, TypeError, OSError, flags.Error) as error:
         _fail(" ".join(str(error.args[0] if error.args else error).split()))
 
 
