@@ -63,8 +63,8 @@ def get_config() -> ConfigDict:
             "b1": 0.9, "b2": 0.999, "eps": 1e-6,  # unstated in the paper
             "bounds": (("log_temperature", -6.0, None),),  # a floor of 1/403, out of the way of 1/64
         },
-        # Steps and minutes (0: none) after which one is written; how many of the last stay, every how many steps one stays
-        # for good (0: none), and by which result the best one (empty: none).
+        # Steps and minutes (0: none) after which one is written; how many of the last stay, every how many steps one
+        # stays for good (0: none), and by which result the best one does (empty: none).
         "checkpoint": {"every": 5_000, "minutes": 30.0, "keep": 3, "keep_every": 0, "best": ""},
         "log_every": 100,  # steps
         "steps_ahead": 2,  # steps that the host may start before earlier ones are done

@@ -68,8 +68,8 @@ def get_config() -> ConfigDict:
             "clip_norm": 1.0,
             "bounds": (("log_temperature", -4.6, None),),  # 1/100
         },
-        # Steps and minutes (0: none) after which one is written; how many of the last stay, every how many steps one stays
-        # for good (0: none), and by which result the best one (empty: none).
+        # Steps and minutes (0: none) after which one is written; how many of the last stay, every how many steps one
+        # stays for good (0: none), and by which result the best one does (empty: none).
         "checkpoint": {"every": 100, "minutes": 30.0, "keep": 2, "keep_every": 0, "best": ""},
         "log_every": 10,  # steps
         "steps_ahead": 2,  # steps that the host may start before earlier ones are done
