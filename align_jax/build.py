@@ -30,7 +30,8 @@ def build(dataset: str, source: Path, data_dir: str | None) -> list[Builder]:
         raise AlignError(f"--dataset: no data set {name!r}; {nearest(name, list(BUILDERS))}")
     configs = list(BUILDERS[name].builder_configs)
     if config and config not in configs:
-        raise AlignError(f"--dataset: {name} has no config {config!r}; {nearest(config, configs)}")
+        known = nearest(config, configs) if configs else "it has none"
+        raise AlignError(f"--dataset: {name} has no config {config!r}; {known}")
     if not source.is_dir() or not any(source.iterdir()):
         raise AlignError(f"--source: expected a folder with files, found none at {source}; see --list")
     wanted = [config] if config else configs or [None]

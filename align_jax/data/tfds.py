@@ -48,13 +48,12 @@ class TfdsPairs(Source):
         if texts is None and label is None:
             raise AlignError("data.source: expected texts or label, the feature to read texts from, found neither")
         if not builder.is_prepared():
-            build = f"tfds build {dataset} --file_format=array_record"
-            if builder.name in BUILDERS:
-                build = f"python -m align_jax.build --dataset={dataset} --source=DOWNLOADS"
-            raise AlignError(
-                f"data.source: {dataset} is not prepared in {builder.data_dir}; run: {build} "
-                f"--data_dir={builder.data_dir_root}"
+            build = (
+                f"tfds build {dataset} --file_format=array_record --data_dir={builder.data_dir_root}, with TensorFlow"
             )
+            if builder.name in BUILDERS:
+                build = f"python -m align_jax.build --dataset={dataset} --source=DIR --data_dir={builder.data_dir_root}"
+            raise AlignError(f"data.source: {dataset} is not prepared in {builder.data_dir}; run: {build}")
         try:
             self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         except ValueError as error:
@@ -63,6 +62,8 @@ class TfdsPairs(Source):
             ) from error
         self.classes = tuple(features[label].names) if label else ()
         self._image, self._texts, self._label, self._id = image, texts, label, id
+        if builder.name in BUILDERS:
+            self.problems = builder.info.metadata.get("left_out", {}).get(split, {})
         size = sum(int(builder.info.splits[name].num_bytes) for name in builder.info.splits)
         self._file = File(f"{builder.info.full_name} {split}", len(self._rows), size, str(builder.info.version))
 

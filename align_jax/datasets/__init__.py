@@ -1,8 +1,8 @@
 """Builders of data sets that tfds lacks, from the files that a user has downloaded. Importing this registers them.
 
-`python -m align_jax.build` builds one; `tfds build NAME --imports=align_jax.datasets --manual_dir=DIR` does the same.
-The first lines of each module say what to download and how the folder must look. Images go in as they are, byte for
-byte; no TensorFlow is needed.
+`python -m align_jax.build` builds one. So does `tfds build NAME --imports=align_jax.datasets --manual_dir=DIR`, where
+TensorFlow is installed: that program needs it, the builders do not. The docstring of each says what to download and how
+the folder must look. Images go in as they are, byte for byte.
 """
 
 from align_jax.datasets.builder import Builder

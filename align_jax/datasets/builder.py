@@ -28,6 +28,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded; tfds would look for checksums by importlib_resources, which it does not install.
+    url_infos = None
     ALSO = ""  # what a family of builders adds to the docstring of each
     HOMEPAGE: str
     NEEDS: tuple[str, ...]  # files, and folders with a slash at the end, relative to the source

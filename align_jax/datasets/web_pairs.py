@@ -73,6 +73,8 @@ class WebPairs(Builder, skip_registration=True):
                 )
         images = {path.stem: path.name for path in map(Path, os.listdir(folder)) if path.suffix.lower() in SUFFIXES}
         stems = [self.stem(row, url) for row, (url, _) in enumerate(self.rows(*lists))]
+        if not stems:
+            raise AlignError(f"{lists[0]}: expected a row for each image, found an empty file; download it again")
         if not any(stem in images for stem in stems):
             raise AlignError(
                 f"{self.name}: expected images in {folder} by the names {stems[0]}.jpg .., found "
