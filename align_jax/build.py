@@ -52,7 +52,7 @@ def report(builder: Builder) -> Iterator[str]:
     """What was built, and what of each split was left out, by reason."""
     kept = {split: info.num_examples for split, info in builder.info.splits.items()}
     yield f"{builder.info.full_name}: {', '.join(f'{n} {split}' for split, n in kept.items())} in {builder.data_dir}"
-    for split, reasons in builder.info.metadata.get("left_out", {}).items():
+    for split, reasons in builder.left_out.items():
         lost = sum(reasons.values())
         if lost:
             words = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))

@@ -441,7 +441,7 @@ def test_copies_of_tars_need_no_parquet(tmp_path):
         path.unlink()
     (made,) = build("cc12m", tmp_path / "cc12m", tmp_path)
     assert len(rows("cc12m", "train", tmp_path)) == 3
-    assert made.info.metadata["left_out"] == {"train": {"caption empty": 1}}
+    assert made.left_out == {"train": {"caption empty": 1}}
 
 
 def test_what_was_removed_since_is_counted(tmp_path):
@@ -452,7 +452,7 @@ def test_what_was_removed_since_is_counted(tmp_path):
     (folder / "000000002.jpg").unlink()
     (folder.parent / "00001" / "000010001.jpg").write_bytes(b"")
     (made,) = build("cc12m", tmp_path / "cc12m", tmp_path)
-    assert made.info.metadata["left_out"] == {"train": LEFT_OUT | {"image missing": 2, "image empty": 1}}
+    assert made.left_out == {"train": LEFT_OUT | {"image missing": 2, "image empty": 1}}
     assert made.info.splits["train"].num_examples == 0
 
 
@@ -514,7 +514,7 @@ def test_images_may_be_files_named_by_the_list(tmp_path, monkeypatch, name):
     ]
     expected = [attempts()[row] for row in (0, 2, 5)]
     assert [(row["url"], row["captions"]) for row in found] == [(pair[1], [pair[2]]) for pair in expected]
-    assert made.info.metadata["left_out"] == {"train": {"image missing": 1, "caption empty": 1, "image empty": 1}}
+    assert made.left_out == {"train": {"image missing": 1, "caption empty": 1, "image empty": 1}}
     assert made.info.splits["train"].shard_lengths == [2, 1]
 
 
@@ -530,7 +530,7 @@ def test_a_caption_that_is_no_text_is_counted(tmp_path):
     for row in range(2):
         write(tmp_path / "cc12m" / "train" / f"{row:09d}.jpg", jpeg(row))
     (made,) = build("cc12m", tmp_path / "cc12m", tmp_path)
-    assert made.info.metadata["left_out"] == {"train": {"caption not UTF-8": 1}}
+    assert made.left_out == {"train": {"caption not UTF-8": 1}}
 
 
 @pytest.mark.parametrize(

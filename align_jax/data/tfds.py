@@ -48,12 +48,13 @@ class TfdsPairs(Source):
         if texts is None and label is None:
             raise AlignError("data.source: expected texts or label, the feature to read texts from, found neither")
         if not builder.is_prepared():
-            build = (
-                f"tfds build {dataset} --file_format=array_record --data_dir={builder.data_dir_root}, with TensorFlow"
-            )
+            build = f"tfds build {dataset} --file_format=array_record"  # which needs TensorFlow
             if builder.name in BUILDERS:
-                build = f"python -m align_jax.build --dataset={dataset} --source=DIR --data_dir={builder.data_dir_root}"
-            raise AlignError(f"data.source: {dataset} is not prepared in {builder.data_dir}; run: {build}")
+                build = f"python -m align_jax.build --dataset={dataset} --source=DOWNLOADS"
+            raise AlignError(
+                f"data.source: {dataset} is not prepared in {builder.data_dir}; run: {build} "
+                f"--data_dir={builder.data_dir_root}"
+            )
         try:
             self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         except ValueError as error:
@@ -63,7 +64,7 @@ class TfdsPairs(Source):
         self.classes = tuple(features[label].names) if label else ()
         self._image, self._texts, self._label, self._id = image, texts, label, id
         if builder.name in BUILDERS:
-            self.problems = builder.info.metadata.get("left_out", {}).get(split, {})
+            self.problems = builder.left_out.get(split, {})
         size = sum(int(builder.info.splits[name].num_bytes) for name in builder.info.splits)
         self._file = File(f"{builder.info.full_name} {split}", len(self._rows), size, str(builder.info.version))
 

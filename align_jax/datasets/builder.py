@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tensorflow_datasets as tfds
 
@@ -40,6 +40,16 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def __init__(self, *, file_format: str = "array_record", **options: Any):
         super().__init__(file_format=file_format, **options)
+
+    @property
+    def config(self) -> str:
+        """Name of the config; '' where there are none."""
+        return self.builder_config.name if self.builder_config else ""
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Split -> reason -> how many of what the source names are no records. It stands beside the records."""
+        return cast(dict[str, Any], self.info.metadata).setdefault("left_out", {})
 
     @abc.abstractmethod
     def features(self) -> dict[str, Any]:

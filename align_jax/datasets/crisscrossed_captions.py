@@ -40,15 +40,15 @@ class CrisscrossedCaptions(Builder):
 
     def features(self) -> dict[str, Any]:
         kinds = {"caption": np.int64, "image": tfds.features.Text()}
-        rated = {column: kinds[column.rstrip("12")] for column in RATED[self.builder_config.name]}
+        rated = {column: kinds[column.rstrip("12")] for column in RATED[self.config]}
         return rated | {"score": np.float32, "sampling": tfds.features.Text()}
 
     def shards(self, source: Path) -> dict[str, list[Shard]]:
-        return {split: in_shards(self._read(source / f"{self.builder_config.name}_{split}.csv"), dict)
+        return {split: in_shards(self._read(source / f"{self.config}_{split}.csv"), dict)
                 for split in ("val", "test")}  # fmt: skip
 
     def _read(self, path: Path) -> list[Example]:
-        rated = RATED[self.builder_config.name]
+        rated = RATED[self.config]
         columns = [*rated, "agg_score", "sampling_method"]
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

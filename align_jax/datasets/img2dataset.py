@@ -41,7 +41,7 @@ class Slice(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A downloaded image and its caption."""
+    """A downloaded image and its caption; made by `pair`."""
 
     id: str
     url: str
@@ -49,13 +49,14 @@ class Pair(NamedTuple):
     filename: str
     image: Path | Slice | bytes
 
-    def problem(self) -> str:
-        """Why it is no pair, or ''."""
-        if not self.caption.strip():
-            return "caption empty"
-        if any("\ud800" <= character <= "\udfff" for character in self.caption):
-            return "caption not UTF-8"
-        return "" if _size(self.image) else "image empty"
+
+def pair(id: str, url: str, caption: str, filename: str, image: Path | Slice | bytes) -> Pair | str:
+    """The pair, or the reason why it is none. Bytes that were no UTF-8 are surrogates in the caption."""
+    if not caption.strip():
+        return "caption empty"
+    if any("\ud800" <= character <= "\udfff" for character in caption):
+        return "caption not UTF-8"
+    return Pair(id, url, caption, filename, image) if _size(image) else "image empty"
 
 
 def shards(folder: Path) -> list[Iterator[Pair | str]]:
@@ -108,20 +109,22 @@ def _of_table(path: Path) -> Iterator[Pair | str]:
             if row["status"] != "success" or row[encoded] is None:
                 yield _reason(row["status"])
             else:
-                yield Pair(row["key"], row["url"], row["caption"] or "", f"{row['key']}.{encoded}", row[encoded])
+                yield pair(row["key"], row["url"], row["caption"] or "", f"{row['key']}.{encoded}", row[encoded])
 
 
 def _of_samples(samples: Iterator[tuple[str, dict[str, Path | Slice]]], table: Path | None) -> Iterator[Pair | str]:
-    statuses = Counter(pq.read_table(table, columns=["status"])["status"].to_pylist() if table else ())
+    statuses: Counter[str | None] = Counter()
+    if table:
+        statuses.update(pq.read_table(table, columns=["status"])["status"].to_pylist())
     successes = statuses.pop("success", 0)
     for key, files in samples:
         successes -= 1
-        yield _pair(key, files)
+        yield _sample(key, files)
     for status, count in (statuses + Counter(success=successes)).items():
         yield from [_reason(status)] * count
 
 
-def _pair(key: str, files: dict[str, Path | Slice]) -> Pair | str:
+def _sample(key: str, files: dict[str, Path | Slice]) -> Pair | str:
     try:
         meta = json.loads(_text(files["json"])) if "json" in files else {}
     except ValueError:
@@ -130,7 +133,7 @@ def _pair(key: str, files: dict[str, Path | Slice]) -> Pair | str:
     if suffix is None:
         return "image missing"
     caption = _text(files["txt"]) if "txt" in files else meta.get("caption") or ""
-    return Pair(key, meta.get("url") or "", caption, f"{key}.{suffix}", files[suffix])
+    return pair(key, meta.get("url") or "", caption, f"{key}.{suffix}", files[suffix])
 
 
 def _reason(status: str | None) -> str:

@@ -69,10 +69,10 @@ class Multi30k(Builder):
 
     @property
     def _files(self) -> Files:
-        return TASKS[self.builder_config.name]
+        return TASKS[self.config]
 
     def _rows(self, source: Path, split: str) -> list[Row]:
-        folder, files = source / "data" / self.builder_config.name, self._files
+        folder, files = source / "data" / self.config, self._files
         listed = folder / "image_splits" / files.images.format(split=split)
         names = layout.read_lines(listed)
         columns: dict[str, list[list[str]]] = {language: [] for language in files.languages}

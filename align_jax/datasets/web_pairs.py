@@ -1,7 +1,6 @@
 """Pairs of the web: a list of URLs and captions, and the images that could still be downloaded.
 
-An image that is not there is no error, since dead links are the rule: it is left out, counted by its reason and kept in
-`builder.info.metadata["left_out"]`: split -> reason -> count.
+An image that is not there is no error, since dead links are the rule: it is left out and counted by its reason.
 """
 
 import abc
@@ -11,13 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from align_jax.datasets import img2dataset
 from align_jax.datasets.builder import SHARD, Builder, Example, Shard, pair_features
-from align_jax.datasets.img2dataset import Pair
+from align_jax.datasets.img2dataset import Pair, pair
 from align_jax.types import AlignError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -37,7 +36,9 @@ class WebPairs(Builder, skip_registration=True):
     """Pairs from a list and a folder of downloaded images for each split."""
 
     ALSO = ALSO
-    LISTS: dict[str, tuple[str, ...]]  # split, and name of its folder -> its list; splits after the first are optional
+    LISTS: ClassVar[
+        dict[str, tuple[str, ...]]
+    ]  # split, and name of its folder -> its list; splits after the first are optional
 
     @abc.abstractmethod
     def rows(self, *lists: Path) -> Iterator[tuple[str, str]]:
@@ -52,14 +53,15 @@ class WebPairs(Builder, skip_registration=True):
 
     def shards(self, source: Path) -> dict[str, list[Shard]]:
         splits = [split for split in self.LISTS if (source / split).is_dir()]
-        left_out = self.info.metadata["left_out"] = {split: Counter() for split in splits}
+        left_out: dict[str, Counter[str]] = {split: Counter() for split in splits}
+        self.left_out.update(left_out)
         streams = {split: self._streams(source, split) for split in splits}
         return {
             split: [functools.partial(_examples, pairs, left_out[split]) for pairs in streams[split]]
             for split in splits
         }
 
-    def _streams(self, source: Path, split: str) -> list[Iterable[Pair | str]]:
+    def _streams(self, source: Path, split: str) -> list[Iterator[Pair | str]]:
         """For each shard, its pairs, and a reason in place of one that is left out."""
         folder = source / split
         lists = [source / name for name in self.LISTS[split]]
@@ -87,23 +89,22 @@ class WebPairs(Builder, skip_registration=True):
     def _listed(self, folder: Path, images: dict[str, str], lists: list[Path]) -> Iterator[Pair | str]:
         for row, (url, caption) in enumerate(self.rows(*lists)):
             name = images.get(self.stem(row, url))
-            yield "image missing" if name is None else Pair(f"{row:09d}", url, caption, name, folder / name)
+            yield "image missing" if name is None else pair(f"{row:09d}", url, caption, name, folder / name)
 
 
 def _examples(pairs: Iterable[Pair | str], left_out: Counter[str]) -> Iterator[tuple[int, Example]]:
-    for key, pair in enumerate(pairs):
-        reason = pair if isinstance(pair, str) else pair.problem()
-        if reason:
-            left_out[reason] += 1
+    for key, found in enumerate(pairs):
+        if isinstance(found, str):
+            left_out[found] += 1
             continue
         yield (
             key,
             {
-                "id": pair.id,
-                "image": pair.image,
-                "image/filename": pair.filename,
-                "captions": [pair.caption],
-                "url": pair.url,
+                "id": found.id,
+                "image": found.image,
+                "image/filename": found.filename,
+                "captions": [found.caption],
+                "url": found.url,
             },
         )
 
