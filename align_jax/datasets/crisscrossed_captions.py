@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from align_jax.datasets import layout
 from align_jax.datasets.builder import Builder, Example, Shard, in_shards
 from align_jax.types import AlignError
 
@@ -50,13 +51,10 @@ class CrisscrossedCaptions(Builder):
     def _read(self, path: Path) -> list[Example]:
         rated = RATED[self.config]
         columns = [*rated, "agg_score", "sampling_method"]
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames != columns:
-                raise AlignError(
-                    f"{path}: expected the columns {columns}, found {reader.fieldnames}; download it again"
-                )
-            return [_rating(row, rated, f"{path}:{reader.line_num}") for row in reader]
+        reader = csv.DictReader(layout.read_lines(path))
+        if reader.fieldnames != columns:
+            raise AlignError(f"{path}: expected the columns {columns}, found {reader.fieldnames}; download it again")
+        return [_rating(row, rated, f"{path}:{reader.line_num}") for row in reader]
 
 
 def _rating(row: dict[str, Any], rated: tuple[str, str], where: str) -> Example:

@@ -2,7 +2,7 @@
 
   webdataset   00000.tar   with KEY.jpg, KEY.txt (the caption), KEY.json (url, caption, key, status, ..)
   files        00000/      with the same files
-  parquet      00000.parquet with columns key, url, txt or caption, status, and the image in jpg, png or webp
+  parquet      00000.parquet with columns key, url, caption, status, and the image in jpg, png or webp
 
 Beside a tar or a folder stands 00000.parquet, with a row for every URL, also for those whose download failed; tars
 without it (as copies of data sets are passed on) are read, but nothing tells then what they lack.

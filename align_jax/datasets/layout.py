@@ -17,9 +17,7 @@ BETWEEN = re.compile(r"[\s,]*")
 def require(name: str, source: Path, needs: Iterable[str]) -> None:
     """Refuses a folder that lacks one of the files, or of the folders (with a slash at the end), that `name` needs."""
     needs = list(needs)
-    missing = [
-        need for need in needs if not ((source / need).is_dir() if need[-1] == "/" else (source / need).is_file())
-    ]
+    missing = [need for need in needs if not _is_there(source / need, folder=need.endswith("/"))]
     if missing:
         found = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir())
         raise AlignError(
@@ -79,7 +77,8 @@ def read_lines(path: Path) -> list[str]:
 def read_items(path: Path) -> Iterator[tuple[Any, str]]:
     """(value, its JSON text) of each object in a file that is one list of objects; reads it piece by piece."""
     decode = json.JSONDecoder().raw_decode
-    with path.open(encoding="utf-8") as file:
+    # JSON is ASCII but for its texts: of those, bytes that are no UTF-8 show as surrogates and cannot be written.
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
         text, at = file.read(PIECE), 0
         begin = re.match(r"\s*\[", text)
         if begin is None:
@@ -92,7 +91,7 @@ def read_items(path: Path) -> Iterator[tuple[Any, str]]:
                 return
             try:
                 value, end = decode(text, at)
-            except json.JSONDecodeError as error:
+            except json.JSONDecodeError as error:  # cut by the end of the piece, or none
                 piece = file.read(PIECE)
                 if not piece:
                     raise AlignError(f"{path}: expected objects in JSON, found {error}; download it again") from error

@@ -36,9 +36,7 @@ class WebPairs(Builder, skip_registration=True):
     """Pairs from a list and a folder of downloaded images for each split."""
 
     ALSO = ALSO
-    LISTS: ClassVar[
-        dict[str, tuple[str, ...]]
-    ]  # split, and name of its folder -> its list; splits after the first are optional
+    LISTS: ClassVar[dict[str, tuple[str, ...]]]  # split, which names its folder -> the files of its list
 
     @abc.abstractmethod
     def rows(self, *lists: Path) -> Iterator[tuple[str, str]]:
@@ -97,16 +95,8 @@ def _examples(pairs: Iterable[Pair | str], left_out: Counter[str]) -> Iterator[t
         if isinstance(found, str):
             left_out[found] += 1
             continue
-        yield (
-            key,
-            {
-                "id": found.id,
-                "image": found.image,
-                "image/filename": found.filename,
-                "captions": [found.caption],
-                "url": found.url,
-            },
-        )
+        example = {"id": found.id, "image": found.image, "image/filename": found.filename, "url": found.url}
+        yield key, example | {"captions": [found.caption]}
 
 
 def read_table(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
