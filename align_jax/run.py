@@ -142,6 +142,12 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     if not 0 < data["crop"] <= data["resize"]:
         raise AlignError(f"config.data: expected 0 < crop <= resize, found {data['crop']} and {data['resize']}")
     configs.check_keys(config.watch, WATCH, WATCH, where="config.watch")
+    best = config.checkpoint.get("best", "")
+    if best and (best.split("/")[0] not in config.evals or not config.evaluate_every):
+        raise AlignError(
+            f"config.checkpoint.best: expected a result of one of config.evals {sorted(config.evals)}, and evaluate_every "
+            f"above 0, found {best!r} and {config.evaluate_every}"
+        )
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
     task = tasks.make(config)
     given = {"steps": config.steps, "freeze": tuple(config.freeze)}

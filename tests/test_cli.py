@@ -46,6 +46,7 @@ def refused(config, workdir, match):
         ("task.image.widht", 1.0, "config.task.image: unknown key 'widht'; did you mean 'width'"),
         ("task.text.layrs", 1, "config.task.text: unknown key 'layrs'; did you mean 'layers'"),
         ("data.resiz", 1, "config.data: unknown key 'resiz'; did you mean 'resize'"),
+        ("checkpoint", {"every": 1, "best": "x/top1"}, r"config.checkpoint.best: .* found 'x/top1' and 0"),
         ("data.vocab.sise", 1, "config.data.vocab: unknown key 'sise'; did you mean 'size'"),
         ("data.source.pth", "", "source 'manifest': unknown key 'pth'; did you mean 'path'"),
         ("mesh.fdsp", 1, "config.mesh: unknown key 'fdsp'; did you mean 'fsdp'"),

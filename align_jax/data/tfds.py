@@ -15,14 +15,18 @@ class TfdsPairs(Source):
     """Random access to `split` of data set `dataset`, images as their encoded bytes.
 
     Args:
-      dataset: name[/config][:version]. split: as tfds writes it, "train[:1%]". data_dir: None for tfds' default.
+      dataset: name[/config][:version], also of the builders in align_jax/datasets. split: as tfds writes it,
+        "train[:1%]". data_dir: None for tfds' default.
       image: feature with the picture. texts: feature with one text or several. label: ClassLabel feature, or None.
+      id: feature with a text that names the record, "id" in our builders; None for its index. `ids` reads it.
     """
 
     def __init__(self, *, dataset: str, split: str, data_dir: str | None = None, image: str = "image",
-                 texts: str | None = "texts", label: str | None = None):  # fmt: skip
+                 texts: str | None = "texts", label: str | None = None, id: str | None = None):  # fmt: skip
         try:
             import tensorflow_datasets as tfds
+
+            from align_jax.datasets import BUILDERS  # which makes tfds know them
         except ImportError as error:
             raise AlignError(
                 "data.source: expected tensorflow-datasets; run: pip install tensorflow-datasets"
@@ -34,7 +38,7 @@ class TfdsPairs(Source):
                 f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets"
             ) from error
         features: Any = builder.info.features
-        for key, name in (("image", image), ("texts", texts), ("label", label)):
+        for key, name in (("image", image), ("texts", texts), ("label", label), ("id", id)):
             if name is not None and name not in features:
                 raise AlignError(f"data.source.{key}: {dataset} has no feature {name!r}, only {sorted(features)}")
         if not isinstance(features[image], tfds.features.Image):
@@ -44,9 +48,12 @@ class TfdsPairs(Source):
         if texts is None and label is None:
             raise AlignError("data.source: expected texts or label, the feature to read texts from, found neither")
         if not builder.is_prepared():
+            build = f"tfds build {dataset} --file_format=array_record"  # which needs TensorFlow
+            if builder.name in BUILDERS:
+                build = f"python -m align_jax.build --dataset={dataset} --source=DOWNLOADS"
             raise AlignError(
-                f"data.source: {dataset} is not prepared in {builder.data_dir}; run: tfds build {dataset} "
-                f"--file_format=array_record --data_dir={builder.data_dir_root}"
+                f"data.source: {dataset} is not prepared in {builder.data_dir}; run: {build} "
+                f"--data_dir={builder.data_dir_root}"
             )
         try:
             self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
@@ -55,7 +62,9 @@ class TfdsPairs(Source):
                 f"data.source.split: {dataset} cannot give split {split!r}, only {sorted(builder.info.splits)}"
             ) from error
         self.classes = tuple(features[label].names) if label else ()
-        self._image, self._texts, self._label = image, texts, label
+        self._image, self._texts, self._label, self._id = image, texts, label, id
+        if builder.name in BUILDERS:
+            self.problems = builder.left_out.get(split, {})
         size = sum(int(builder.info.splits[name].num_bytes) for name in builder.info.splits)
         self._file = File(f"{builder.info.full_name} {split}", len(self._rows), size, str(builder.info.version))
 
@@ -65,11 +74,13 @@ class TfdsPairs(Source):
     def __getitem__(self, index: int) -> Record:
         row = self._rows[index]
         label = int(row[self._label]) if self._label else -1
-        name = str(index)
+        name = row[self._id].decode() if self._id else str(index)
         return Record(id=name, image=row[self._image], texts=self._words(row, label), group=name, label=label)
 
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
+        if self._id:
+            return pa.chunked_array([[self[i].id for i in range(len(self))]], pa.string())
         return pc.cast(pa.chunked_array([np.arange(len(self))]), pa.string())
 
     def files(self) -> list[File]:
