@@ -145,8 +145,8 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     best = config.checkpoint.get("best", "")
     if best and (best.split("/")[0] not in config.evals or not config.evaluate_every):
         raise AlignError(
-            f"config.checkpoint.best: expected a result of one of config.evals {sorted(config.evals)}, and evaluate_every "
-            f"above 0, found {best!r} and {config.evaluate_every}"
+            f"config.checkpoint.best: expected a result of one of config.evals {sorted(config.evals)}, and "
+            f"evaluate_every above 0, found {best!r} and {config.evaluate_every}"
         )
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
     task = tasks.make(config)
