@@ -2,44 +2,22 @@
 
 <folder>/index.arrow has a row a record, in the order of the shards: id, texts, group, label, shard and place. It is
 memory-mapped: opening reads its end alone, and the system may drop any page again. <folder>/problems.jsonl lists what
-is no record. A shard's rows are written beside it as soon as they are known, so that a build that was ended goes on.
+is no record.
 """
 
-import fcntl
-import hashlib
 import json
-import os
-import shutil
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from tqdm import tqdm
 
-from align_jax.data.rows import BATCH, Problem, Rows, schema
+from align_jax.data.indexing import FILE, Scan, Shard, build
 from align_jax.data.storage import Stored
 from align_jax.types import AlignError
-
-LAYOUT = 1  # of the files; another number, another index
-THREADS = 16  # shards that are read at a time: in a bucket each waits for its answers
-Scan = Callable[[Stored, Rows], None]  # reads a shard into its rows
-
-
-class Shard(NamedTuple):
-    """A file of the index, as it was when it was read."""
-
-    path: str
-    size: int
-    mark: str
-    records: int
-    digest: str  # of its rows: ids, texts and places
-    problems: dict[str, int]  # reason -> count
 
 
 class Index:
@@ -79,10 +57,6 @@ class Index:
             yield from chunk.flatten().to_pylist()
 
 
-FILE = "index.arrow"
-PROBLEMS = "problems.jsonl"
-
-
 def open_index(
     folder: Path,
     files: Sequence[Stored],
@@ -102,7 +76,7 @@ def open_index(
     """
     if not (folder / FILE).exists():
         try:
-            _build(folder, files, scan, places, prefixes, request)
+            build(folder, files, scan, places=places, prefixes=prefixes, request=request)
         except OSError as error:
             raise AlignError(
                 f"{folder}: expected to write an index of {len(files)} shards there, found {error}; give another "
@@ -131,38 +105,3 @@ def _check(index: Index, files: Sequence[Stored]) -> None:
                 f"expected the {len(known)} shards that were indexed, found {len(paths)} {what}, first {paths[0]}; "
                 f"put back what was there or delete {index.folder} to index anew"
             )
-
-
-def _build(
-    folder: Path,
-    files: Sequence[Stored],
-    scan: Scan,
-    places: Sequence[str],
-    prefixes: Sequence[str],
-    request: Mapping[str, Any],
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the process ends, however it ends
-        if (folder / FILE).exists():  # another process was faster
-            return
-        parts = folder / "parts"
-        parts.mkdir(exist_ok=True)
-        paths = [_part_path(parts, file, request) for file in files]
-
-        def read(number: int) -> None:
-            rows = Rows(prefixes[number], places)
-            scan(files[number], rows)
-            _write_part(paths[number], files[number], rows)
-
-        todo = [number for number, path in enumerate(paths) if not path.exists()]
-        with ThreadPoolExecutor(THREADS) as pool:
-            running = [pool.submit(read, number) for number in todo]
-            bar = tqdm(as_completed(running), "indexing", len(files), initial=len(files) - len(todo), unit="shard", disable=None)  # noqa: E501
-            try:
-                for done in bar:
-                    done.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-        _join(folder, paths, places, request)
-        shutil.rmtree(parts)
