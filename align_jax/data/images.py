@@ -2,11 +2,11 @@
 
 import io
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from align_jax.data import storage
 from align_jax.data.source import BadExample
 
 # Pillow warns of odd metadata and of huge pictures; only the error beyond both says that a picture is no use. Once for
@@ -35,7 +35,7 @@ def _opened(image: Image.Image | np.ndarray | bytes | str) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
     # Read at once: of a truncated file, Pillow would leave the handle open.
-    return Image.open(io.BytesIO(image if isinstance(image, bytes) else Path(image).read_bytes()))
+    return Image.open(io.BytesIO(image if isinstance(image, bytes) else storage.read(image)))
 
 
 def crop(picture: Image.Image, *, resize: int, size: int, rng: np.random.Generator | None, flip: bool) -> np.ndarray:

@@ -6,55 +6,36 @@ is no record.
 """
 
 import json
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from align_jax.data.indexing import FILE, Scan, Shard, build
+from align_jax.data.columns import Columns
+from align_jax.data.indexing import ABOUT, FILE, Scan, Shard, build
 from align_jax.data.storage import Stored
 from align_jax.types import AlignError
 
 
 class Index:
-    """The rows of all shards, on disk. Safe among threads."""
+    """The rows of all shards, on disk, and what is known of each shard. Safe among threads."""
 
     def __init__(self, folder: Path):
-        """Opens what `build` wrote."""
-        self.folder = folder
+        """Opens what `indexing.build` wrote."""
         try:
             table = pa.ipc.open_file(pa.memory_map(str(folder / FILE))).read_all()
         except (pa.ArrowInvalid, OSError) as error:
             raise AlignError(f"{folder / FILE}: expected an index of shards; delete {folder} to index anew") from error
-        about = json.loads(table.schema.metadata[b"align_jax"])
+        about = json.loads(table.schema.metadata[ABOUT])
         self.request: dict[str, Any] = about["request"]
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.shards = [Shard(*shard) for shard in about["shards"]]
-        self.problems = sum((Counter(shard.problems) for shard in self.shards), Counter())
-        self._table = table
-        self._columns = {name: table.column(name).chunks for name in table.column_names}
-        self._starts = np.cumsum([0, *map(len, self._columns["id"])]).tolist()
-
-    def __len__(self) -> int:
-        return self._table.num_rows
-
-    def row(self, index: int) -> dict[str, Any]:
-        """One row, by column."""
-        number = bisect_right(self._starts, index) - 1
-        return {name: chunks[number][index - self._starts[number]].as_py() for name, chunks in self._columns.items()}
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        """One column of all rows, not copied."""
-        return self._table.column(name)
-
-    def texts(self) -> Iterator[str]:
-        """The texts of all rows, in order."""
-        for chunk in self._columns["texts"]:
-            yield from chunk.flatten().to_pylist()
+        self.problems: Counter[str] = Counter()
+        for shard in self.shards:
+            self.problems.update(shard.problems)
+        self.rows = Columns(table)
 
 
 def open_index(
@@ -88,11 +69,11 @@ def open_index(
             f"{folder}: expected the index of {request}, found that of {index.request}; give another data.source.index "
             "or delete it to index anew"
         )
-    _check(index, files)
+    _check(index, files, folder)
     return index
 
 
-def _check(index: Index, files: Sequence[Stored]) -> None:
+def _check(index: Index, files: Sequence[Stored], folder: Path) -> None:
     known = {shard.path: (shard.size, shard.mark) for shard in index.shards}
     found = {file.path: (file.size, file.mark) for file in files}
     for what, paths in (
@@ -103,5 +84,5 @@ def _check(index: Index, files: Sequence[Stored]) -> None:
         if paths:
             raise AlignError(
                 f"expected the {len(known)} shards that were indexed, found {len(paths)} {what}, first {paths[0]}; "
-                f"put back what was there or delete {index.folder} to index anew"
+                f"put back what was there or delete {folder} to index anew"
             )

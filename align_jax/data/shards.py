@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from align_jax.cache import cache_folder
-from align_jax.data import storage
+from align_jax.data import listing, storage
 from align_jax.data.index import open_index
 from align_jax.data.indexing import Scan
 from align_jax.data.lru import Lru
@@ -37,33 +37,34 @@ class Shards(Source):
         request = {"layout": 1, "kind": kind, "path": patterns, **options}
         name = hashlib.blake2b(json.dumps(request).encode(), digest_size=16).hexdigest()
         folder = Path(index) if index else cache_folder() / "index" / name
-        self._files = storage.expand(patterns)
+        self._files = listing.expand(patterns)
         prefixes = names([file.path for file in self._files])
-        self._index = open_index(folder, self._files, scan, places=places, prefixes=prefixes, request=request)
-        self.classes = self._index.classes
-        self.problems: Mapping[str, int] = self._index.problems
+        opened = open_index(folder, self._files, scan, places=places, prefixes=prefixes, request=request)
+        self.classes = opened.classes
+        self.problems: Mapping[str, int] = opened.problems
+        self._rows, self._shards = opened.rows, opened.shards
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
         index = range(len(self))[index]
-        row = self._index.row(index)
+        row = self._rows.row(index)
         group = row["id"] if row["group"] is None else row["group"]
         image = self._image(index, self._files[row["shard"]], row)
         return Record(row["id"], image, tuple(row["texts"]), group, row["label"])
 
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
-        return self._index.column("id")
+        return self._rows.column("id")
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""
-        return self._index.texts()
+        return self._rows.flat("texts")
 
     def files(self) -> list[File]:
         """The shards."""
-        return [File(shard.path, shard.records, shard.size, shard.digest) for shard in self._index.shards]
+        return [File(shard.path, shard.records, shard.size, shard.digest) for shard in self._shards]
 
     @abstractmethod
     def _image(self, index: int, file: Stored, row: Mapping[str, Any]) -> bytes | str:
@@ -89,22 +90,22 @@ class ByteRanges(Shards):
         super().__init__(kind, path, index, scan, ("offset", "size"), **options)
         self._blocks: Lru[bytes] = Lru(cache_mb << 20, len)
         if any(storage.is_remote(file.path) for file in self._files):
-            shard = self._index.column("shard").to_numpy()
+            shard = self._rows.column("shard").to_numpy()
             first = np.searchsorted(shard, shard)  # first record of each record's shard
-            offset = self._index.column("offset").to_numpy()
+            offset = self._rows.column("offset").to_numpy()
             self.blocks = self._runs(shard, (np.arange(len(self)) - first) // block, offset // SPAN)
 
     def _image(self, index: int, file: Stored, row: Mapping[str, Any]) -> bytes:
         if self.blocks is None:
             return storage.read_range(file, row["offset"], row["offset"] + row["size"])
         number = int(np.searchsorted(self.blocks, index, side="right")) - 1
-        first = self._index.row(int(self.blocks[number]))["offset"]
+        first = self._rows.row(int(self.blocks[number]))["offset"]
         block = self._blocks.get(number, lambda: self._read(number, file, first))
         return block[row["offset"] - first : row["offset"] - first + row["size"]]
 
     def _read(self, number: int, file: Stored, first: int) -> bytes:
         end = self.blocks[number + 1] if number + 1 < len(self.blocks) else len(self)
-        last = self._index.row(int(end) - 1)
+        last = self._rows.row(int(end) - 1)
         return storage.read_range(file, first, last["offset"] + last["size"])
 
 
