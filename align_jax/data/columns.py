@@ -1,11 +1,18 @@
 """Rows of an Arrow table that is in memory, or memory-mapped, in as many chunks as it came."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def class_numbers(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:
+    """The place of each label in `classes`, int32; -1 for null."""
+    options = pc.SetLookupOptions(pa.array(classes, labels.type))
+    return pc.call_function("index_in", [labels], options).fill_null(-1)
 
 
 class Columns:

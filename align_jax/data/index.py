@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from absl import logging
 
 from align_jax.data.columns import Columns
-from align_jax.data.indexing import ABOUT, FILE, Scan, Shard, build
+from align_jax.data.indexing import ABOUT, FILE, PROBLEMS, Scan, Shard, build
 from align_jax.data.storage import Stored
 from align_jax.types import AlignError
 
@@ -63,6 +64,7 @@ def open_index(
                 f"{folder}: expected to write an index of {len(files)} shards there, found {error}; give another "
                 "folder as data.source.index"
             ) from error
+        _tell(Index(folder), folder)
     index = Index(folder)
     if index.request != request:
         raise AlignError(
@@ -71,6 +73,15 @@ def open_index(
         )
     _check(index, files, folder)
     return index
+
+
+def _tell(index: Index, folder: Path) -> None:
+    found = ", ".join(f"{count} {reason}" for reason, count in index.problems.most_common())
+    if found:
+        logging.warning(
+            "%d shards indexed: %d records; left out: %s; listed in %s",
+            len(index.shards), len(index.rows), found, folder / PROBLEMS,
+        )  # fmt: skip
 
 
 def _check(index: Index, files: Sequence[Stored], folder: Path) -> None:

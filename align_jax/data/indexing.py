@@ -9,15 +9,16 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
+from align_jax.data.columns import class_numbers
 from align_jax.data.rows import BATCH, Rows, schema
 from align_jax.data.storage import Stored
 
@@ -83,13 +84,11 @@ def _all(read: Callable[[int], None], todo: Sequence[int], total: int) -> None:
 def _write_part(path: Path, file: Stored, rows: Rows) -> None:
     table = rows.table()
     digest = _hash(*(batch.serialize() for batch in table.to_batches()))
-    counts: dict[str, int] = {}
-    for problem in rows.problems:
-        counts[problem.reason] = counts.get(problem.reason, 0) + 1
+    counts = Counter(problem.reason for problem in rows.problems)
     about = {
         "shard": Shard(*file, table.num_rows, digest, counts),
         "problems": rows.problems,
-        "labels": pc.drop_null(pc.unique(table.column("label"))).to_pylist(),
+        "labels": table.column("label").unique().drop_null().to_pylist(),
     }
     _write(path, table.schema.with_metadata({ABOUT: json.dumps(about)}), table.to_batches())
 
@@ -112,7 +111,7 @@ def _join(folder: Path, paths: Sequence[Path], places: Sequence[str], request: M
     def tables() -> Iterator[pa.Table]:
         for number, path in enumerate(paths):
             table = _opened(path).read_all().replace_schema_metadata()
-            label = pc.fill_null(pc.index_in(table.column("label"), pa.array(classes, pa.string())), -1)
+            label = class_numbers(table.column("label"), classes)
             table = table.set_column(table.column_names.index("label"), "label", label)
             yield table.append_column("shard", pa.repeat(pa.scalar(number, pa.int32()), len(table)))
 

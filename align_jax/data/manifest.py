@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from align_jax.data import captions, listing, storage
-from align_jax.data.columns import Columns
+from align_jax.data.columns import Columns, class_numbers
 from align_jax.data.rows import BATCH
 from align_jax.data.source import File, Record, Source
 from align_jax.types import AlignError
@@ -50,9 +50,9 @@ class Manifest(Source):
             except UnicodeDecodeError as error:
                 raise AlignError(f"{path}: expected UTF-8, found byte {error.object[error.start]:#x}") from error
         labels = table.column("label")
-        self.classes = tuple(sorted(pc.drop_null(pc.unique(labels)).to_pylist()))
-        label = pc.fill_null(pc.index_in(labels, pa.array(self.classes, pa.large_string())), -1)
-        self._rows = Columns(table.set_column(table.column_names.index("label"), "label", label))
+        self.classes = tuple(sorted(labels.unique().drop_null().to_pylist()))
+        numbers = class_numbers(labels, self.classes)
+        self._rows = Columns(table.set_column(table.column_names.index("label"), "label", numbers))
         self._file = File(path, len(table), file.size, digest.hexdigest())
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Manifest(Source):
 
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
-        return pc.coalesce(self._rows.column("id"), self._rows.column("image")).cast(pa.string())
+        return pc.call_function("coalesce", [self._rows.column("id"), self._rows.column("image")]).cast(pa.string())
 
     def files(self) -> list[File]:
         """The manifest."""

@@ -43,7 +43,7 @@ class ParquetShards(Shards):
         scan = functools.partial(scan_shard, **options)
         super().__init__("parquet", path, index, scan, ("row_group", "row"), **options)
         self._column = image
-        self._groups: Lru[pa.ChunkedArray] = Lru(cache_mb << 20, lambda images: images.nbytes)
+        self._groups: Lru[pa.ChunkedArray] = Lru(cache_mb << 20, _size)
         self._metadata: Lru[pq.FileMetaData] = Lru(OPEN, lambda metadata: 1)
         shard, row_group = (self._rows.column(name).to_numpy() for name in ("shard", "row_group"))
         self.blocks = self._runs(shard, row_group)
@@ -63,6 +63,10 @@ class ParquetShards(Shards):
             return _row_group(file, metadata, number, [self._column]).column(self._column)
         except UNREADABLE as error:
             raise BadExample("row group unreadable") from error
+
+
+def _size(images: pa.ChunkedArray) -> int:
+    return images.nbytes
 
 
 def scan_shard(

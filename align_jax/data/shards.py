@@ -90,23 +90,21 @@ class ByteRanges(Shards):
         super().__init__(kind, path, index, scan, ("offset", "size"), **options)
         self._blocks: Lru[bytes] = Lru(cache_mb << 20, len)
         if any(storage.is_remote(file.path) for file in self._files):
-            shard = self._rows.column("shard").to_numpy()
-            first = np.searchsorted(shard, shard)  # first record of each record's shard
-            offset = self._rows.column("offset").to_numpy()
-            self.blocks = self._runs(shard, (np.arange(len(self)) - first) // block, offset // SPAN)
+            records = np.array([shard.records for shard in self._shards])
+            first = np.repeat(np.cumsum(records) - records, records)  # of each record's shard
+            stretch = (np.arange(len(self)) - first) // block
+            self.blocks = self._runs(first, stretch, self._rows.column("offset").to_numpy() // SPAN)
 
     def _image(self, index: int, file: Stored, row: Mapping[str, Any]) -> bytes:
+        offset, end = row["offset"], row["offset"] + row["size"]
         if self.blocks is None:
-            return storage.read_range(file, row["offset"], row["offset"] + row["size"])
-        number = int(np.searchsorted(self.blocks, index, side="right")) - 1
-        first = self._rows.row(int(self.blocks[number]))["offset"]
-        block = self._blocks.get(number, lambda: self._read(number, file, first))
-        return block[row["offset"] - first : row["offset"] - first + row["size"]]
-
-    def _read(self, number: int, file: Stored, first: int) -> bytes:
-        end = self.blocks[number + 1] if number + 1 < len(self.blocks) else len(self)
-        last = self._rows.row(int(end) - 1)
-        return storage.read_range(file, first, last["offset"] + last["size"])
+            return storage.read_range(file, offset, end)
+        number = int(np.searchsorted(self.blocks, index, side="right"))
+        first = self._rows.row(int(self.blocks[number - 1]))
+        last = self._rows.row(int(self.blocks[number] if number < len(self.blocks) else len(self)) - 1)
+        start, stop = first["offset"], last["offset"] + last["size"]
+        block = self._blocks.get((file, start), lambda: storage.read_range(file, start, stop))
+        return block[offset - start : end - start]
 
 
 def listed(value: Paths) -> list[str]:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-import fsspec
 from absl import logging
 from fsspec.core import url_to_fs
 
@@ -79,16 +78,13 @@ def read_range(file: Stored, start: int, stop: int) -> bytes:
             fs, name = filesystem(file.path)
             data = retried(lambda: fs.cat_file(name, start=start, end=stop), file.path)
         else:
-            handle = _handles.get(file, lambda: _Handle(os.open(file.path, os.O_RDONLY)))
-            data = handle.read(start, stop)
+            data = _handles.get(file, lambda: _Handle(file)).read(start, stop)
     except OSError as error:
         raise StorageError(
             f"{file.path}: expected to read it, found {_line(error)}; mend that and start again"
         ) from error
     if len(data) != stop - start:
-        raise StorageError(
-            f"{file.path}: expected {file.size} bytes, found it shorter; it has changed since it was found: start again"
-        )
+        raise _changed(file)
     return data
 
 
@@ -143,8 +139,13 @@ class _Ranges(io.RawIOBase):
 class _Handle:
     """An open local file. It closes when nobody reads from it any more."""
 
-    def __init__(self, descriptor: int):
-        self._descriptor = descriptor
+    _descriptor = -1
+
+    def __init__(self, file: Stored):
+        self._descriptor = os.open(file.path, os.O_RDONLY)
+        status = os.fstat(self._descriptor)
+        if (status.st_size, str(status.st_mtime)) != (file.size, file.mark):
+            raise _changed(file)
 
     def read(self, start: int, stop: int) -> bytes:
         parts = []
@@ -154,14 +155,15 @@ class _Handle:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def __del__(self):
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
 
 _handles: Lru[_Handle] = Lru(OPEN, lambda handle: 1)
 
 
-def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """What reads a path, and the path as it wants it. AlignError where a package is missing."""
+def filesystem(path: str) -> tuple[Any, str]:
+    """The fsspec.AbstractFileSystem of a path, and the path as it wants it. AlignError where a package is missing."""
     protocol = path.partition("://")[0]
     try:
         # Listings are not kept: a shard may have changed since.
@@ -190,6 +192,10 @@ def retried(call: Callable[[], Value], path: str) -> Value:
                 ) from error
             logging.warning("%s: %s; tried again in about %s s", path, _line(error), wait)
             time.sleep(wait * random.uniform(0.5, 1.5))  # not all hosts at once
+
+
+def _changed(file: Stored) -> StorageError:
+    return StorageError(f"{file.path}: expected {file.size} bytes as it was found, found it changed; start again")
 
 
 def _line(error: BaseException) -> str:
