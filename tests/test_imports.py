@@ -134,7 +134,8 @@ def test_no_private_names_of_others(path):
 
 def test_data_needs_no_jax():
     """Nor does `import align_jax`: readers re-import both. Grain looks for jax by itself, and does without it."""
-    modules = ["align_jax", *(name_of(path) for path in FILES if room(name_of(path)) in ("data", "types", "config", "cache"))]
+    rooms = ("data", "types", "config", "cache")
+    modules = ["align_jax", *(name_of(path) for path in FILES if room(name_of(path)) in rooms)]
     grain = "align_jax.data.pipeline"
     code = f"""
 import importlib, sys

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 def class_numbers(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:
     """The place of each label in `classes`, int32; -1 for null."""
     options = pc.SetLookupOptions(pa.array(classes, labels.type))
-    return pc.call_function("index_in", [labels], options).fill_null(-1)
+    # Chunk by chunk: of all at once Arrow makes one chunk.
+    found = [pc.call_function("index_in", [chunk], options).fill_null(-1) for chunk in labels.chunks]
+    return pa.chunked_array(found, pa.int32())
 
 
 class Columns:

@@ -33,8 +33,8 @@ class Shards(Source):
 
     def __init__(self, kind: str, path: Paths, index: str | None, scan: Scan, places: Sequence[str], **options: Any):
         """`index`: folder of the index; by default one in the cache folder, by hash of `kind`, `path` and `options`."""
-        patterns = [storage.absolute(pattern) for pattern in listed(path)]
-        request = {"layout": 1, "kind": kind, "path": patterns, **options}
+        patterns = listed(path)
+        request = {"layout": 1, "kind": kind, "path": [storage.absolute(pattern) for pattern in patterns], **options}
         name = hashlib.blake2b(json.dumps(request).encode(), digest_size=16).hexdigest()
         folder = Path(index) if index else cache_folder() / "index" / name
         self._files = listing.expand(patterns)
