@@ -104,6 +104,15 @@ def test_shards_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert source.ids().to_pylist() == ["a/000/k000", "a/000/k001", "b/000/k000", "b/000/k001"]
 
 
+def test_shards_of_one_beginning(tmp_path):
+    """As tfds and Beam name them."""
+    write_tar(tmp_path / "data", PAIRS)
+    for number in range(3):
+        (tmp_path / "data" / f"00{number}.tar").rename(tmp_path / "data" / f"x.tar-0000{number}-of-00003")
+    source = sources.make(name="tar", path=f"{tmp_path}/data/x.tar-*", index=str(tmp_path / "index"))
+    assert source[SHARD].id == "x.tar-00001-of-00003/k008"
+
+
 def test_a_folder_that_cannot_be_written_is_named(options, tmp_path):
     (tmp_path / "index").write_text("a file")
     with pytest.raises(AlignError, match=r"index: expected to write an index of 3 shards there, found .*File exists"):

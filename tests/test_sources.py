@@ -174,6 +174,15 @@ def test_tfds_gives_pictures_texts_and_labels(prepared):
     assert sorted(source.texts()) == sorted([f"picture {i}" for i in range(4)] + ["caf\u00e9"] * 4)
 
 
+def test_tfds_texts_are_cleaned(prepared, monkeypatch):
+    source = open_tfds(prepared, texts="captions")
+    rows = [{"image": b"", "captions": texts} for texts in ([b"one\0two", b" "], [b"\xff"], ["three"])]
+    monkeypatch.setattr(source, "_rows", rows)
+    assert source[0].texts == ("one two",) and list(source.texts()) == ["one two", "three"]
+    with pytest.raises(BadExample, match="text not UTF-8"):
+        source[1]
+
+
 def test_tfds_texts_may_be_one_or_the_class_name(prepared):
     assert sorted(open_tfds(prepared, texts="title").texts()) == [f"title {i}" for i in range(4)]
     source = open_tfds(prepared, texts=None, label="label")

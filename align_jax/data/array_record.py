@@ -40,7 +40,7 @@ class ArrayRecordShards(Shards):
         reader = self._readers.get(file, lambda: ArrayRecordReader(storage.local_copy(file), RANDOM))
         try:
             return self._pair.picture(reader.read([row["record"]])[0])
-        except RuntimeError as error:  # it could be read when it was indexed
+        except (RuntimeError, IndexError) as error:  # it could be read when it was indexed
             raise storage.StorageError(f"{file.path}: expected record {row['record']}, found {error}") from error
 
 

@@ -56,7 +56,8 @@ def open_index(
 
     Raises AlignError where the folder has the index of another request, or where a shard is missing, new or changed.
     """
-    if not (folder / FILE).exists():
+    new = not (folder / FILE).exists()
+    if new:
         try:
             build(folder, files, scan, places=places, prefixes=prefixes, request=request)
         except OSError as error:
@@ -64,8 +65,9 @@ def open_index(
                 f"{folder}: expected to write an index of {len(files)} shards there, found {error}; give another "
                 "folder as data.source.index"
             ) from error
-        _tell(Index(folder), folder)
     index = Index(folder)
+    if new:
+        _tell(index, folder)
     if index.request != request:
         raise AlignError(
             f"{folder}: expected the index of {request}, found that of {index.request}; give another data.source.index "

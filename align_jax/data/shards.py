@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,4 +130,5 @@ def names(paths: Sequence[str]) -> list[str]:
 
 
 def _stem(path: str) -> str:
-    return path.rpartition("/")[2].rpartition(".")[0] or path.rpartition("/")[2]
+    """The name without an ending of letters: "000" of 000.tar, but all of x.tfrecord-00000-of-00010."""
+    return re.sub(r"(?<=.)\.[A-Za-z_]+$", "", path.rpartition("/")[2])

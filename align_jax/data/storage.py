@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from absl import logging
@@ -80,9 +81,7 @@ def read_range(file: Stored, start: int, stop: int) -> bytes:
         else:
             data = _handles.get(file, lambda: _Handle(file)).read(start, stop)
     except OSError as error:
-        raise StorageError(
-            f"{file.path}: expected to read it, found {_line(error)}; mend that and start again"
-        ) from error
+        raise _unreadable(file.path, error) from error
     if len(data) != stop - start:
         raise _changed(file)
     return data
@@ -96,15 +95,21 @@ def open_stream(file: Stored, buffer: int = CHUNK) -> BinaryIO:
 def local_copy(file: Stored) -> str:
     """A path on this machine for libraries that read nothing else: of a remote file, a copy in the cache folder."""
     if not is_remote(file.path):
+        try:
+            _check_unchanged(file, os.stat(file.path))
+        except OSError as error:
+            raise _unreadable(file.path, error) from error
         return file.path
     name = hashlib.blake2b(repr(file).encode(), digest_size=16).hexdigest()
     copy = cache_folder() / "shards" / name
     if not copy.exists():
-        copy.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as partial, open_stream(file) as stream:
-                shutil.copyfileobj(stream, partial, CHUNK)
-            os.replace(partial.name, copy)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=copy.parent) as folder, open_stream(file) as stream:
+                partial = Path(folder) / name
+                with partial.open("wb") as written:
+                    shutil.copyfileobj(stream, written, CHUNK)
+                partial.replace(copy)
         except OSError as error:
             raise StorageError(f"{copy}: expected room for a copy of {file.path}, found {_line(error)}") from error
     return str(copy)
@@ -143,9 +148,7 @@ class _Handle:
 
     def __init__(self, file: Stored):
         self._descriptor = os.open(file.path, os.O_RDONLY)
-        status = os.fstat(self._descriptor)
-        if (status.st_size, str(status.st_mtime)) != (file.size, file.mark):
-            raise _changed(file)
+        _check_unchanged(file, os.fstat(self._descriptor))
 
     def read(self, start: int, stop: int) -> bytes:
         parts = []
@@ -186,12 +189,21 @@ def retried(call: Callable[[], Value], path: str) -> Value:
         except Exception as error:
             wait = next(waits, None)
             if wait is None or isinstance(error, FINAL):
-                raise StorageError(
-                    f"{path}: expected to read it, found {_line(error)}; start again when it can be read, a run goes "
-                    "on from its last checkpoint"
-                ) from error
+                raise _unreadable(path, error) from error
             logging.warning("%s: %s; tried again in about %s s", path, _line(error), wait)
             time.sleep(wait * random.uniform(0.5, 1.5))  # not all hosts at once
+
+
+def _check_unchanged(file: Stored, status: os.stat_result) -> None:
+    if (status.st_size, str(status.st_mtime)) != (file.size, file.mark):
+        raise _changed(file)
+
+
+def _unreadable(path: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"{path}: expected to read it, found {_line(error)}; start again when it can be read: a run goes on from its "
+        "last checkpoint"
+    )
 
 
 def _changed(file: Stored) -> StorageError:
