@@ -184,7 +184,7 @@ def test_long_and_broken_fields_of_a_csv(tmp_path):
     path.write_text(f"image,text\na.png,{'word ' * 50_000}\n")
     assert len(sources.make(name="manifest", path=str(path))[0].texts[0]) == 249_999
     path.write_text("image,text\na.png,one\rtwo\n")
-    with pytest.raises(AlignError, match=r"expected commas between values, found after line 1: new-line"):
+    with pytest.raises(AlignError, match=r"expected values and commas, found after line 1: new-line"):
         sources.make(name="manifest", path=str(path))
     (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "text": "half \\ud83d of a pair"}\n')
     assert sources.make(name="manifest", path=str(tmp_path / "pairs.jsonl"))[0].texts == ("half of a pair",)

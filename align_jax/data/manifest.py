@@ -125,7 +125,7 @@ def _csv(path: str, lines: Iterator[str]) -> pa.Table:
             raise AlignError(f"{path}: expected columns image and text, found {reader.fieldnames}")
         table = _table(_csv_rows(path, reader), LINE)
     except csv.Error as error:
-        raise AlignError(f"{path}: expected commas between values, found after line {reader.line_num}: {error}") from error
+        raise AlignError(f"{path}: expected values and commas, found after line {reader.line_num}: {error}") from error
     if not len(table):
         return PAIR.empty_table()
     image = table.column("image").dictionary_encode().combine_chunks().indices.to_numpy()
