@@ -16,8 +16,6 @@ from align_jax.data import images, manifest
 from align_jax.data import source as sources
 from align_jax.types import AlignError
 
-# tfds asks protobuf for what protobuf 6 will drop.
-pytestmark = pytest.mark.filterwarnings(r"ignore:.*label\(\) is deprecated:DeprecationWarning")
 PAIRS = pairs()
 
 

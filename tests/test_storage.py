@@ -18,10 +18,6 @@ from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.types import AlignError
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning"),  # botocore, moto
-    pytest.mark.filterwarnings(r"ignore:.*label\(\) is deprecated:DeprecationWarning"),
-]
 PAIRS = pairs(24)
 
 
