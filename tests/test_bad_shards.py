@@ -14,6 +14,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from align_jax.data import captions
 from align_jax.data import source as sources
+from align_jax.data.rows import BadShard
 from align_jax.data.source import BadExample
 from align_jax.data.tar_members import members
 from align_jax.types import AlignError
@@ -154,7 +155,7 @@ def test_sizes_beyond_octal(tmp_path):
         header = tarfile.TarInfo("x.jpg")
         header.size = 1 << 34
         data = header.tobuf(form)
-        with pytest.raises(Exception, match="shard truncated") as error:
+        with pytest.raises(BadShard, match="shard truncated") as error:
             list(members(io.BytesIO(data), len(data)))
         assert error.value.key == "x.jpg"
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -162,6 +163,15 @@ def test_sizes_beyond_octal(tmp_path):
     header = tarfile.TarInfo("caf\udce9.jpg")
     data = header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape") + bytes(1024)
     assert [member.name for member in members(io.BytesIO(data), len(data))] == ["caf\\xe9.jpg"]
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "-1", "1_0", ""])
+def test_a_size_that_is_no_number(size):
+    member = tarfile.TarInfo("x.jpg")
+    member.pax_headers = {"size": size}
+    data = member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    with pytest.raises(BadShard, match="shard damaged"):
+        list(members(io.BytesIO(data), len(data)))
 
 
 def test_tars_put_together_by_cat(tmp_path):

@@ -15,7 +15,8 @@ EMPTY = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices and folders, what
 SPECIAL = (b"x", b"g", b"L", b"K")  # what they hold is said of the next member, or of all
 LONGEST = 1 << 20  # bytes of a long name or a pax header: more is damage
 _OCTAL = re.compile(rb"[ ]*([0-7]+)[ \0]*")
-_PAX = re.compile(rb"(\d{1,7}) ([^=]+)=", re.DOTALL)
+_DECIMAL = re.compile(rb"[0-9]{1,19}")
+_PAX = re.compile(rb"([0-9]{1,7}) ([^=]+)=", re.DOTALL)
 
 
 class Member(NamedTuple):
@@ -81,7 +82,9 @@ def _special(stream: BinaryIO, kind: bytes, length: int) -> dict[str, bytes]:
         if match is None or int(match[1]) <= match.end():
             raise BadShard("shard damaged")
         key, value = match[2], data[match.end() : int(match[1]) - 1]
-        if key == b"path" or (key == b"size" and value.isdigit()):
+        if key == b"size" and not _DECIMAL.fullmatch(value):
+            raise BadShard("shard damaged")
+        if key in (b"path", b"size"):
             found[key.decode()] = value
         data = data[int(match[1]) :]
     return found
@@ -106,6 +109,9 @@ def _number(field: bytes) -> int:
 def _checksum_is_right(block: bytes) -> bool:
     """The sum of all bytes, its own field as spaces; some old programs summed signed bytes."""
     match = _OCTAL.match(block[148:156])
-    rest = block[:148] + block[156:]
+    if match is None:
+        return False
+    stored = int(match[1], 8)
+    rest = (block[:148] + block[156:]).replace(b"\0", b"")  # most of a header is zeros
     total = sum(rest) + 8 * ord(" ")
-    return match is not None and int(match[1], 8) in (total, total - 256 * sum(byte > 127 for byte in rest))
+    return stored == total or stored == total - 256 * sum(byte > 127 for byte in rest)
