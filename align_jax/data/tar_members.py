@@ -79,7 +79,7 @@ def _special(stream: BinaryIO, kind: bytes, length: int) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     while data.strip(b"\0"):
         match = _PAX.match(data)
-        if match is None or int(match[1]) <= match.end():
+        if match is None or not match.end() < int(match[1]) <= len(data):
             raise BadShard("shard damaged")
         key, value = match[2], data[match.end() : int(match[1]) - 1]
         if key == b"size" and not _DECIMAL.fullmatch(value):
