@@ -5,12 +5,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
+from align_jax.cache import cache_folder
 from align_jax.types import AlignError
 
 
@@ -22,11 +22,6 @@ def main_of(main: Callable[[list[str]], int | None]) -> None:
     # jax would tell of each accelerator that is not there; absl raises a verbosity that nobody set to INFO.
     flags.FLAGS.verbosity = logging.WARNING
     app.run(lambda argv: _guarded(lambda: main(argv)), flags_parser=_parse)
-
-
-def cache_folder() -> Path:
-    """Where compiled programs are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "align_jax"
 
 
 def _guarded(call: Callable[[], int | None]) -> int | None:

@@ -11,6 +11,7 @@ from tiny_run import COLOURS, manifest
 
 from align_jax.data import images
 from align_jax.data import source as sources
+from align_jax.data.source import BadExample
 from align_jax.types import AlignError
 
 # tfds asks protobuf for what protobuf 6 will drop.
@@ -106,7 +107,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_source_options_are_checked(tmp_path):
-    with pytest.raises(AlignError, match=r"expected one of \['emoji', 'manifest', 'tfds'\], found 'manifst'"):
+    with pytest.raises(AlignError, match=r"expected one of \['array_record', .*, 'tfrecord'\], found 'manifst'"):
         sources.make(name="manifst")
     with pytest.raises(AlignError, match=r"expected one of .*, found ''"):
         sources.make(path="x")
@@ -170,6 +171,15 @@ def test_tfds_gives_pictures_texts_and_labels(prepared):
         number = images.decode(record.image).width - 8
         assert record.texts == (f"picture {number}", "caf\u00e9") and record.label == number % 2 and record.id == str(i)
     assert sorted(source.texts()) == sorted([f"picture {i}" for i in range(4)] + ["caf\u00e9"] * 4)
+
+
+def test_tfds_texts_are_cleaned(prepared, monkeypatch):
+    source = open_tfds(prepared, texts="captions")
+    rows = [{"image": b"", "captions": texts} for texts in ([b"one\0two", b" "], [b"\xff"], ["three"])]
+    monkeypatch.setattr(source, "_rows", rows)
+    assert source[0].texts == ("one two",) and list(source.texts()) == ["one two", "three"]
+    with pytest.raises(BadExample, match="text not UTF-8"):
+        source[1]
 
 
 def test_tfds_texts_may_be_one_or_the_class_name(prepared):

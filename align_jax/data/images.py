@@ -16,12 +16,12 @@ import io
 import re
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image
 
+from align_jax.data import storage
 from align_jax.data.source import BadExample
 
 Picture = Image.Image | np.ndarray | bytes | str  # as a record holds it
@@ -111,7 +111,7 @@ def _pixels(image: Picture, at_least: int | None) -> np.ndarray:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return storage.read(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadExample("image file missing") from error
     except (IsADirectoryError, PermissionError, ValueError) as error:  # ValueError: no path can be spelt so

@@ -15,9 +15,13 @@ from align_jax.types import AlignError
 
 # name in the config -> (module, class): imported when named, since each needs packages of its own.
 SOURCES = {
+    "array_record": ("align_jax.data.array_record", "ArrayRecordShards"),
     "emoji": ("align_jax.data.emoji", "EmojiPairs"),
     "manifest": ("align_jax.data.manifest", "Manifest"),
+    "parquet": ("align_jax.data.parquet", "ParquetShards"),
+    "tar": ("align_jax.data.tar", "TarShards"),
     "tfds": ("align_jax.data.tfds", "TfdsPairs"),
+    "tfrecord": ("align_jax.data.tfrecord", "TfRecordShards"),
 }
 
 

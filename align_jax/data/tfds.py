@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from align_jax.data.source import File, Record, Source
+from align_jax.data import captions
+from align_jax.data.source import BadExample, File, Record, Source
 from align_jax.types import AlignError
 
 
@@ -89,11 +90,15 @@ class TfdsPairs(Source):
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""
-        return (text for i in range(len(self)) for text in self[i].texts)
+        for row in self._rows:
+            try:
+                yield from self._words(row, int(row[self._label]) if self._label else -1)
+            except BadExample:
+                continue  # counted where the record is drawn
 
     def _words(self, row: dict, label: int) -> tuple[str, ...]:
         if self._texts is None:
             return (self.classes[label],)
         found = row[self._texts]
         found = [found] if isinstance(found, bytes | str) else list(found)
-        return tuple(text.decode() if isinstance(text, bytes) else str(text) for text in found)
+        return captions.usable(found)

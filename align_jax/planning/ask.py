@@ -11,7 +11,7 @@ from typing import Any
 
 from align_jax import code, files, tasks
 from align_jax import config as configs
-from align_jax.cli import cache_folder
+from align_jax.cache import cache_folder
 from align_jax.config import Config
 from align_jax.metrics import duration
 from align_jax.planning.topology import Target
