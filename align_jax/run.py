@@ -24,7 +24,8 @@ from align_jax.optim import Optimizer
 from align_jax.state import TrainState
 from align_jax.types import AlignError, Batch, Evaluator, Result, Task
 
-DATA = ("source", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch", "max_bad_share")
+DATA = ("source", "shuffle", "shuffle_window", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch",
+        "max_bad_share")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Run:
             )
         stream = Stream(
             source, self.pairs.train, self.config.batch_size, rows, self.config.steps, self.config.seed,
-            threads=data.threads, prefetch=data.prefetch,
+            shuffle=data.shuffle, window=data.shuffle_window, threads=data.threads, prefetch=data.prefetch,
         )  # fmt: skip
 
         def batches(start: int) -> Iterator[dict[str, np.ndarray]]:

@@ -108,7 +108,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_source_options_are_checked(tmp_path):
-    with pytest.raises(AlignError, match=r"expected one of \['emoji', 'manifest', 'tfds'\], found 'manifst'"):
+    with pytest.raises(AlignError, match=r"expected one of \[.*'manifest'.*\], found 'manifst'"):
         sources.make(name="manifst")
     with pytest.raises(AlignError, match=r"expected one of .*, found ''"):
         sources.make(path="x")
