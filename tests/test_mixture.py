@@ -75,7 +75,7 @@ def test_a_mixture_may_have_a_filter_and_parts_of_its_own(parts, tmp_path):
     assert source.ids().to_pylist() == ["0/0/n3", "0/1/n1", "0/1/n15", "1/n5"]
     ids = [name for step in range(40) for name in stream(source).ids(step)]
     assert collections.Counter(ids) == {"0/0/n3": 180, "0/1/n1": 90, "0/1/n15": 90, "1/n5": 120}
-    with pytest.raises(AlignError, match=r"expected a record left of each part, found none of 16; leave that out"):
+    with pytest.raises(AlignError, match=r"expected a record left of each part, found none of 16; leave it out"):
         mixture(*parts, filter=(keep(tmp_path, "0/n3"),))
 
 

@@ -65,7 +65,7 @@ class Filtered(Source):
 
     def __init__(self, source: Source, kept: np.ndarray, problems: Mapping[str, int] = MappingProxyType({})):
         if not len(kept):
-            raise AlignError(f"filter: expected a record left of each part, found none of {len(source)}; leave that out")
+            raise AlignError(f"filter: expected a record left of each part, found none of {len(source)}; leave it out")
         self._source, self._kept = source, kept
         self.classes = source.classes
         self.problems = MappingProxyType(Counter(source.problems) + Counter(problems))
@@ -130,6 +130,7 @@ def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str)
     if not allowed.any():
         counts = ", ".join(f"{count} {reason}" for reason, count in (+problems).items())
         raise AlignError(f"{where}: expected a record that its filter allows, found none of {len(ids)} ({counts})")
+    pa.default_memory_pool().release_unused()  # what the dictionaries took
     return Filtered(source, np.flatnonzero(allowed), +problems)
 
 
