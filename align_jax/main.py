@@ -58,6 +58,9 @@ def _run(config: Config, workdir: Path) -> None:
         if files.is_writer():
             print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
                   f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
+            if source.problems:
+                counts = ", ".join(f"{count:,} {reason}" for reason, count in source.problems.items())
+                print(f"{workdir}: {len(source):,} records; on opening: {counts}", file=sys.stderr)
         write_parameters(workdir / "parameters.txt", state.params)
         recorder = Recorder(
             workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every

@@ -54,7 +54,7 @@ class Mixture(Source):
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
         chunks = [
-            pc.binary_join_element_wise(str(number), chunk, "/")
+            pc.call_function("binary_join_element_wise", [pa.scalar(str(number)), chunk, pa.scalar("/")])
             for number, part in enumerate(self._sources)
             for chunk in part.ids().chunks
         ]
