@@ -184,6 +184,13 @@ def test_mistakes_are_named(tmp_path, sidecar, rows, match):
     assert "\n" not in str(error.value)
 
 
+def test_a_single_sidecar_is_no_list():
+    with pytest.raises(
+        AlignError, match=r"source: expected filter as a list of \{'path': \.\.\.\}, found 'path' in it"
+    ):
+        filtered(Named("abcd"), {"path": "keep.txt"}, where="source")
+
+
 def test_damaged_sidecars_are_named(tmp_path):
     for name, contents in (("a.parquet", b"PAR1"), ("a.jsonl", b'{"id": '), ("a.csv", b"id\n\xff\n"), ("a.txt", b"")):
         (tmp_path / name).write_bytes(contents)

@@ -117,6 +117,8 @@ def test_mistakes_name_the_part(parts, tmp_path, change, match):
 def test_a_mixture_needs_a_source():
     with pytest.raises(AlignError, match="expected at least one source of the mixture, found none"):
         mixture()
+    with pytest.raises(AlignError, match=r"expected a list of \{'name': \.\.\.\}, found 'name' in it"):
+        sources.make(name="mixture", sources={"name": "emoji"})
 
 
 def test_a_config_may_hold_a_mixture_and_keeps_it_as_json(parts, tmp_path):

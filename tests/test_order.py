@@ -152,6 +152,14 @@ def test_parts_take_turns_in_exact_proportion(weights, start):
     assert (abs(taken - share) < 2 * (1 + np.log(len(weights)))).all()  # the bound holds at both ends of the stretch
 
 
+def test_a_large_part_is_not_read_ahead_of_its_share():
+    """Seven small parts are due at about the same position: what each lacks until then must not go to the large one."""
+    order = order_of(Numbered(800_000, parts=[(Numbered(100_000), weight) for weight in [1] * 7 + [1000]]))
+    part = np.array(records(order, range(2100))) // 100_000
+    ahead = np.cumsum(part == 7) - np.arange(1, 2101) * 1000 / 1007
+    assert abs(ahead).max() < 1 + np.log(8)
+
+
 def test_each_part_goes_through_epochs_of_its_own():
     parts = [(Numbered(6), 1.0), (Numbered(10, [2] * 5), 3.0)]
     order = order_of(Numbered(16, parts=parts), window=2)

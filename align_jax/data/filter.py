@@ -116,6 +116,8 @@ def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str)
     allowed = np.ones(len(ids), bool)
     problems: Counter[str] = Counter()
     for number, options in enumerate(filter):
+        if isinstance(options, str):  # what a single sidecar, not in a list, comes apart into
+            raise AlignError(f"{where}: expected filter as a list of {{'path': ...}}, found {options!r} in it")
         sidecar = call(Sidecar, options, where=f"{where}: filter[{number}]")
         listed, may = sidecar.read()
         rows = _rows(ids, listed, sidecar.path, where)

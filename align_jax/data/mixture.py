@@ -29,7 +29,7 @@ class Mixture(Source):
     def __init__(self, *, sources: Sequence[Mapping[str, Any]]):
         if not sources:
             raise AlignError("data.source.sources: expected at least one source of the mixture, found none")
-        self.parts = [_part(number, dict(options)) for number, options in enumerate(sources)]
+        self.parts = [_part(number, options) for number, options in enumerate(sources)]
         self._sources = [part for part, _ in self.parts]
         self._firsts = [0]
         for part in self._sources:
@@ -79,7 +79,10 @@ class Mixture(Source):
         return next(iter(found), ())
 
 
-def _part(number: int, options: dict[str, Any]) -> tuple[Source, float]:
+def _part(number: int, given: Mapping[str, Any]) -> tuple[Source, float]:
+    if isinstance(given, str):  # what a single source, not in a list, comes apart into
+        raise AlignError(f"data.source.sources: expected a list of {{'name': ...}}, found {given!r} in it")
+    options = dict(given)
     weight = options.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
         raise AlignError(

@@ -116,7 +116,8 @@ class Blocks:
     def _make_shuffled(self, number: int, window: int) -> np.ndarray:
         offsets = self._epoch(number).offsets[window * self._window :][: self._window + 1]
         places = np.arange(offsets[-1] - offsets[0], dtype=np.uint32)
-        return np.random.default_rng((self._seed, number, window)).permutation(places)
+        # NumPy takes (a, b) and (a, b, 0) for the same seed, and the first is that of the blocks.
+        return np.random.default_rng((self._seed, number, window + 1)).permutation(places)
 
 
 class Turns:

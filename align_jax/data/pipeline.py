@@ -91,9 +91,9 @@ class _Rows:
         position = step * stream.batch_size + stream.rows[row]
         skips: list[Skip] = []
         for attempt in range(ATTEMPTS):
-            row = self._visit(position, attempt, skips)
-            if row is not None:
-                return row, skips
+            found = self._visit(position, attempt, skips)
+            if found is not None:
+                return found, skips
         reasons = sorted({skip["reason"] for skip in skips})
         raise AlignError(f"data: {ATTEMPTS} records in a row cannot be used ({', '.join(reasons)}); check data.source")
 
