@@ -80,6 +80,9 @@ def _train(
     if files.is_writer():
         print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
               f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
+        if problems := rows.stream.source.problems:
+            counts = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
+            print(f"{workdir}: {len(rows.stream.source):,} records; on opening: {counts}", file=sys.stderr)
     write_parameters(workdir / "parameters.txt", state.params)
     recorder = Recorder(
         workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every,

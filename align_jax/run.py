@@ -31,7 +31,8 @@ from align_jax.watch.non_finite import NonFinite
 from align_jax.watch.watch import Watch
 
 WATCH = ("non_finite", "minutes")
-DATA = ("source", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch", "max_bad_share")
+DATA = ("source", "shuffle", "shuffle_window", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch",
+        "max_bad_share")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Run:
             )
         stream = Stream(
             source, self.pairs.train, self.config.batch_size, rows, self.config.steps, self.config.seed,
-            threads=data.threads, prefetch=data.prefetch,
+            shuffle=data.shuffle, window=data.shuffle_window, threads=data.threads, prefetch=data.prefetch,
         )  # fmt: skip
 
         own = f"-{jax.process_index()}" if jax.process_count() > 1 else ""  # each process reads rows of its own

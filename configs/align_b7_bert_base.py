@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
         },
         "data": {
             "source": {"name": "manifest", "path": "data/pairs.jsonl"},
+            "shuffle": "auto",  # or "global", "blocks": which records may follow one another, align_jax/data/order.py
+            "shuffle_window": 16,  # blocks whose records are shuffled together
             "vocab": {"size": 30_522, "path": "data/vocab.txt", "lowercase": True},  # bert-base-uncased's vocab.txt
             "resize": 346,  # pixels, aspect not kept
             "crop": 289,  # pixels: random in training, central in evaluation

@@ -52,6 +52,8 @@ def get_config() -> ConfigDict:
         },
         "data": {
             "source": {**emoji, "split": "train", "captions": captions},
+            "shuffle": "auto",  # or "global", "blocks": which records may follow one another, align_jax/data/order.py
+            "shuffle_window": 16,  # blocks whose records are shuffled together
             "vocab": {"size": 3000},  # word pieces, learnt on the captions
             "resize": 44, "crop": 40,  # pixels
             "flip": False,  # arrows and flags mean something else when mirrored

@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
         },
         "data": {
             "source": {"name": "manifest", "path": "data/pairs.jsonl"},
+            "shuffle": "auto",  # or "global", "blocks": which records may follow one another, align_jax/data/order.py
+            "shuffle_window": 16,  # blocks whose records are shuffled together
             "vocab": {"size": 100_000, "path": "", "lowercase": True},  # pieces, learnt on the training texts
             "resize": 346,  # pixels, aspect not kept
             "crop": 289,  # pixels: random in training, central in evaluation

@@ -26,7 +26,7 @@ def get_config():
             "text": {"size": "tiny", "layers": 1, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1},
         },
         "data": {"source": source, "vocab": {"size": 64}, "resize": 36, "crop": 32, "flip": True, "text_length": 8,
-                 "threads": 2, "prefetch": 2, "max_bad_share": 0.5},
+                 "shuffle": "auto", "shuffle_window": 16, "threads": 2, "prefetch": 2, "max_bad_share": 0.5},
         "optim": {"learning_rate": 1e-2, "warmup": 2, "ema": 0.9},
         "checkpoint": {"every": 4, "keep": 2}, "log_every": 1, "steps_ahead": 2, "evaluate_every": 0,
         "evals": {

@@ -240,10 +240,10 @@ def test_what_is_no_picture_says_why(tmp_path):
 
 
 def test_a_failing_disk_is_no_bad_example(monkeypatch):
-    def fail(self):
+    def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(images.Path, "read_bytes", fail)
+    monkeypatch.setattr(images.storage, "read", fail)
     with pytest.raises(OSError, match="Input/output"):
         images.decode("a.png")
 

@@ -9,14 +9,14 @@ import pytest
 from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
-from align_jax.data.source import BadExample, Record
+from align_jax.data.source import BadExample, Record, Source
 from align_jax.data.text import WordPiece
 from align_jax.types import AlignError
 
 WORDS = ("one", "two", "three")
 
 
-class Numbers:
+class Numbers(Source):
     """Record i is a flat picture of value i with three texts; those in `bad` cannot be read, or have no text."""
 
     classes = ()

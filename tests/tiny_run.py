@@ -38,7 +38,8 @@ def config(path: Path) -> ConfigDict:
         },
         "data": {
             "source": {"name": "manifest", "path": str(path)}, "vocab": {"size": 64}, "resize": 36, "crop": 32,
-            "flip": True, "text_length": 8, "threads": 2, "prefetch": 2, "max_bad_share": 0.01,
+            "flip": True, "text_length": 8, "shuffle": "auto", "shuffle_window": 16, "threads": 2, "prefetch": 2,
+            "max_bad_share": 0.01,
         },
         "optim": {"name": "adamw", "learning_rate": 0.01, "warmup": 0},
         "checkpoint": {"every": 100}, "log_every": 1, "steps_ahead": 2, "evaluate_every": 0, "evals": {},

@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ SOURCES = {
     "array_record": ("align_jax.data.array_record", "ArrayRecordShards"),
     "emoji": ("align_jax.data.emoji", "EmojiPairs"),
     "manifest": ("align_jax.data.manifest", "Manifest"),
+    "mixture": ("align_jax.data.mixture", "Mixture"),
     "parquet": ("align_jax.data.parquet", "ParquetShards"),
     "tar": ("align_jax.data.tar", "TarShards"),
     "tfds": ("align_jax.data.tfds", "TfdsPairs"),
@@ -58,6 +59,8 @@ class Source(Protocol):
     blocks: np.ndarray | None = None
     # Reason -> what was found to be no record when the source was opened: it is not among the len(source).
     problems: Mapping[str, int] = MappingProxyType({})
+    # (source, weight) of what a mixture joins, whose records stand one part after the other; empty for the others.
+    parts: "Sequence[tuple[Source, float]]" = ()
 
     def __len__(self) -> int: ...
 
@@ -76,12 +79,19 @@ class Source(Protocol):
         ...
 
 
-def make(*, name: str = "", **options: Any) -> Source:
-    """The source of `config.data.source`, or of an evaluator."""
+def make(*, name: str = "", filter: Sequence[Mapping[str, Any]] = (), **options: Any) -> Source:
+    """The source of `config.data.source`, or of an evaluator, without the records that a sidecar of `filter` refuses.
+
+    `filter` lists keyword arguments of `align_jax.data.filter.Sidecar`; the other options are the source's own.
+    """
     if name not in SOURCES:
         raise AlignError(f"data.source.name: expected one of {sorted(SOURCES)}, found {name!r}")
     module, cls = SOURCES[name]
     source = call(getattr(importlib.import_module(module), cls), options, where=f"source {name!r}")
     if not len(source):
         raise AlignError(f"source {name!r}: expected at least one record, found none; check its path and split")
-    return source
+    if not filter:
+        return source
+    from align_jax.data.filter import filtered  # which imports this module
+
+    return filtered(source, filter, where=f"source {name!r}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,44 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from align_jax.types import AlignError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LONGEST = 100  # characters of a word: BERT's limit, a longer one is [UNK] whatever the vocabulary
+
+
+class WordCounts:
+    """How often each word occurs in texts that are met one by one, in bounded memory.
+
+    No more than `most` distinct words are held, at about 150 bytes each. Up to that many, the counts are exact and the
+    order of the texts does not matter. Whenever there are more, the rarer half is forgotten, or more where counts are
+    equal; what is frequent enough to be learnt has by then been met often.
+
+    Attributes: counts (word -> occurrences, of those held), texts, words (all occurrences met), forgotten (those among
+    them whose word was not held, or had more than 100 characters).
+    """
+
+    def __init__(self, *, lowercase: bool = True, most: int = 10_000_000):
+        self.counts: Counter[str] = Counter()
+        self.texts = self.words = self.forgotten = 0
+        self.lowercase = lowercase
+        self._most = most
+        self._tokenizer = _tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase)
+
+    def add(self, text: str) -> None:
+        """Counts the words of one more text."""
+        normal = self._tokenizer.normalizer.normalize_str(text)
+        words = [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+        short = [word for word in words if len(word) <= LONGEST]
+        self.counts.update(short)
+        self.texts += 1
+        self.words += len(words)
+        self.forgotten += len(words) - len(short)
+        if len(self.counts) > self._most:
+            self._forget()
+
+    def _forget(self) -> None:
+        least = sorted(self.counts.values())[len(self.counts) // 2]
+        kept = Counter({word: count for word, count in self.counts.items() if count > least})
+        self.forgotten += self.counts.total() - kept.total()
+        self.counts = kept
 
 
 class WordPiece:
@@ -37,33 +76,37 @@ class WordPiece:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> WordPiece:
-        """Learns at most `vocab_size` pieces. The order of the texts does not matter; equal texts, equal vocabulary.
+        """Learns at most `vocab_size` pieces from texts."""
+        words = WordCounts(lowercase=lowercase)
+        for text in texts:
+            words.add(text)
+        return cls.learn(words, vocab_size)
+
+    @classmethod
+    def learn(cls, words: WordCounts, vocab_size: int) -> WordPiece:
+        """Learns at most `vocab_size` pieces; equal counts, equal vocabulary.
 
         The trainer of `tokenizers` numbers characters in the order of a randomly seeded hash map and breaks ties
         between merges by number, so that each run would give another vocabulary. Here the single characters are listed
         first, in an order of our own, and texts with characters beyond that alphabet do not reach the trainer.
         """
-        tokenizer = _tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase)
-        words: Counter[str] = Counter()
-        for text in texts:
-            normal = tokenizer.normalizer.normalize_str(text)
-            words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
         characters: Counter[str] = Counter()
-        for word, count in words.items():
+        for word, count in words.counts.items():
             characters.update(dict.fromkeys(word, count))
         # Each character costs two pieces, as the start of a word and inside one: at most half of the vocabulary.
         ranked = sorted(characters, key=lambda character: (-characters[character], character))
         alphabet = sorted(ranked[: min(1000, vocab_size // 4)])
-        known = sorted(word for word in words if set(word) <= set(alphabet))
+        known = sorted(word for word in words.counts if set(word) <= set(alphabet))
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
             special_tokens=[*SPECIAL, *alphabet, *(f"##{character}" for character in alphabet)],
             show_progress=False,
         )
-        tokenizer.train_from_iterator((" ".join([word] * words[word]) for word in known), trainer)
+        tokenizer = _tokenizer(models.WordPiece(unk_token="[UNK]"), words.lowercase)
+        tokenizer.train_from_iterator((text for word in known for text in _repeated(word, words.counts[word])), trainer)
         learnt = tokenizer.get_vocab()
-        return cls(sorted(learnt, key=lambda piece: learnt[piece]), lowercase)
+        return cls(sorted(learnt, key=lambda piece: learnt[piece]), words.lowercase)
 
     @classmethod
     def load(cls, path: str | Path, lowercase: bool = True) -> WordPiece:
@@ -73,6 +116,20 @@ class WordPiece:
     def save(self, path: str | Path) -> None:
         """Writes a vocab.txt that `load` and transformers.BertTokenizer read."""
         Path(path).write_text("".join(f"{piece}\n" for piece in self.pieces), encoding="utf-8")
+
+    def coverage(self, words: WordCounts) -> tuple[float, float]:
+        """(share of all words met that need no [UNK], mean number of pieces of those), by the words that are held."""
+        unknown = self.pieces.index("[UNK]")
+        spelt = pieces = 0
+        held = iter(words.counts)
+        while some := list(itertools.islice(held, 10_000)):
+            for word, found in zip(
+                some, self._tokenizer.encode_batch_fast(some, add_special_tokens=False), strict=True
+            ):
+                if unknown not in found.ids:
+                    spelt += words.counts[word]
+                    pieces += words.counts[word] * len(found.ids)
+        return spelt / max(words.words, 1), pieces / max(spelt, 1)
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [B, L], mask bool [B, L]) with L = `length`: [CLS] pieces [SEP], cut to fit, padded with id 0."""
@@ -88,6 +145,12 @@ class WordPiece:
             ids[row, : len(pieces)] = pieces
             mask[row, : len(pieces)] = True
         return ids, mask
+
+
+def _repeated(word: str, count: int) -> Iterator[str]:
+    """Texts with the word `count` times, a limited number in each: a frequent word is met billions of times."""
+    for start in range(0, count, 10_000):
+        yield " ".join([word] * min(10_000, count - start))
 
 
 def _tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:

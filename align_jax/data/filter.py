@@ -1,0 +1,196 @@
+"""Which records of a source take part, by sidecar files keyed by record id: shards are never written anew.
+
+A filter is applied once, when a source is opened, as an index before the shuffle; nothing is filtered while reading.
+Opening takes about 100 bytes of memory for each id of the source and of a sidecar, one sidecar at a time; the index
+that stays takes 8 bytes a record.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv, json
+
+from align_jax.config import call
+from align_jax.data.source import BadExample, File, Record, Source
+from align_jax.types import AlignError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """A file that says which records take part: those that it lists, or those whose score lies in [min, max].
+
+    `path`: .txt with one id a line, or .parquet, .csv or .jsonl with a column `id`; local or in a bucket.
+    `column`: the score, a number; a record without one, or with NaN, does not take part. None: all that are listed do.
+    """
+
+    path: str
+    column: str | None = None
+    min: float | None = None
+    max: float | None = None
+
+    def __post_init__(self):
+        bounds = [bound for bound in (self.min, self.max) if bound is not None]
+        if (self.column is None) != (not bounds):
+            raise AlignError(
+                f"filter {self.path}: expected a column with min, max or both, or none of the three, found "
+                f"column={self.column!r}, min={self.min!r}, max={self.max!r}"
+            )
+        if any(isinstance(bound, bool) or not isinstance(bound, int | float) or bound != bound for bound in bounds):
+            raise AlignError(f"filter {self.path}: expected numbers as min and max, found {self.min!r}, {self.max!r}")
+
+    def read(self) -> tuple[pa.ChunkedArray, np.ndarray]:
+        """(ids as strings, bool: whether each may take part)."""
+        table = _read(self.path, self.column)
+        ids = table["id"]
+        if ids.null_count:
+            raise AlignError(f"filter {self.path}: expected an id in each row, found {ids.null_count} rows without one")
+        if self.column is None:
+            return ids, np.ones(len(ids), bool)
+        scores = table[self.column].to_numpy()  # null becomes NaN, which no bound allows
+        low = -np.inf if self.min is None else self.min
+        high = np.inf if self.max is None else self.max
+        return ids, (scores >= low) & (scores <= high)
+
+
+class Filtered(Source):
+    """The records of `source` at the indices `kept`, which rise."""
+
+    def __init__(self, source: Source, kept: np.ndarray, problems: Mapping[str, int] = MappingProxyType({})):
+        if not len(kept):
+            raise AlignError(f"filter: expected a record left of each part, found none of {len(source)}; leave it out")
+        self._source, self._kept = source, kept
+        self.classes = source.classes
+        self.problems = MappingProxyType(Counter(source.problems) + Counter(problems))
+        if source.blocks is not None:  # those of which a record is left
+            self.blocks = np.unique(np.searchsorted(kept, source.blocks))
+            self.blocks = self.blocks[self.blocks < len(kept)]
+        self.parts = []
+        first = 0
+        for part, weight in source.parts:
+            low, high = np.searchsorted(kept, (first, first + len(part)))
+            self.parts.append((Filtered(part, kept[low:high] - first), weight))
+            first += len(part)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._kept[index])]
+
+    def ids(self) -> pa.ChunkedArray:
+        """All ids, in order."""
+        mask = np.zeros(len(self._source), bool)
+        mask[self._kept] = True
+        return self._source.ids().filter(pa.array(mask))
+
+    def texts(self) -> Iterator[str]:
+        """All texts, in order. Each record is read, since a source does not tell where the texts of one end."""
+        for index in range(len(self)):
+            try:
+                yield from self[index].texts
+            except BadExample:  # counted when it is met in training
+                continue
+
+    def files(self) -> list[File]:
+        """The files of the source."""
+        return self._source.files()
+
+
+def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str) -> Filtered:
+    """The records that all sidecars of `filter` allow.
+
+    `problems` counts what each left out of those that the ones before it allowed, and its ids that the source has not.
+
+    Raises AlignError for a sidecar that cannot be read, an id that stands twice in a sidecar or in the source, or when
+    no record is left.
+    """
+    ids = source.ids()
+    allowed = np.ones(len(ids), bool)
+    problems: Counter[str] = Counter()
+    for number, options in enumerate(filter):
+        if isinstance(options, str):  # what a single sidecar, not in a list, comes apart into
+            raise AlignError(f"{where}: expected filter as a list of {{'path': ...}}, found {options!r} in it")
+        sidecar = call(Sidecar, options, where=f"{where}: filter[{number}]")
+        listed, may = sidecar.read()
+        rows = _rows(ids, listed, sidecar.path, where)
+        known = rows < len(ids)
+        problems[f"filter {sidecar.path}: id unknown to the source"] += int((~known).sum())
+        has, passes = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+        has[rows[known]] = True
+        passes[rows[known]] = may[known]
+        problems[f"filter {sidecar.path}: not listed"] += int((allowed & ~has).sum())
+        problems[f"filter {sidecar.path}: refused by {sidecar.column}"] += int((allowed & has & ~passes).sum())
+        allowed &= passes
+    if not allowed.any():
+        counts = ", ".join(f"{count} {reason}" for reason, count in (+problems).items())
+        raise AlignError(f"{where}: expected a record that its filter allows, found none of {len(ids)} ({counts})")
+    pa.default_memory_pool().release_unused()  # what the dictionaries took
+    return Filtered(source, np.flatnonzero(allowed), +problems)
+
+
+def _rows(ids: pa.ChunkedArray, listed: pa.ChunkedArray, path: str, where: str) -> np.ndarray:
+    """int32 [listed]: the record of each listed id, or a number from len(ids) on where the source has no such id."""
+    # One dictionary over both: its codes count up where an id is met for the first time.
+    joined = pa.chunked_array([*ids.chunks, *listed.chunks], pa.string()).dictionary_encode()
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in joined.chunks])
+    of_source, of_listed = codes[: len(ids)], codes[len(ids) :]
+    for found, names, name in ((of_source, ids, where), (of_listed, listed, f"filter {path}")):
+        counts = np.bincount(found)
+        if len(found) and counts.max() > 1:
+            twice = names[int(np.flatnonzero(found == counts.argmax())[0])].as_py()
+            raise AlignError(f"{name}: expected each id once, to filter by ids, found {twice!r} {counts.max()} times")
+    return of_listed
+
+
+def _read(path: str, column: str | None) -> pa.Table:
+    """Columns id (string) and, if given, `column` (float64, null where there is none)."""
+    kinds = {"id": pa.string()} | ({column: pa.float64()} if column else {})
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    if column is None:
+        readers[".txt"] = _read_txt
+    suffix = PurePosixPath(path).suffix
+    if suffix not in readers:
+        raise AlignError(f"filter {path}: expected a file that ends in one of {sorted(readers)}, found {suffix!r}")
+    expected = "id (a string)" + (f" and {column} (a number)" if column else "")
+    try:
+        with fsspec.open(path, "rb") as file:
+            table = readers[suffix](file, kinds)
+    except FileNotFoundError as error:
+        raise AlignError(f"filter {path}: expected a file, found none; check data.source.filter") from error
+    except (pa.ArrowException, OSError, ImportError) as error:
+        found = " ".join(str(error).split())
+        raise AlignError(f"filter {path}: expected {expected} in each row, found: {found}") from error
+    for name in kinds:
+        if name not in table.column_names or table[name].null_count == len(table):
+            raise AlignError(f"filter {path}: expected {expected} in each row, found no {name}")
+    return table
+
+
+def _read_parquet(file: Any, kinds: dict[str, pa.DataType]) -> pa.Table:
+    contents = pq.ParquetFile(file)
+    table = contents.read([name for name in kinds if name in contents.schema_arrow.names])
+    return table.cast(pa.schema([(name, kinds[name]) for name in table.column_names]))
+
+
+def _read_csv(file: Any, kinds: dict[str, pa.DataType]) -> pa.Table:
+    convert = csv.ConvertOptions(column_types=kinds, include_columns=list(kinds))  # "007" and "NA" are ids as they are
+    return csv.read_csv(file, convert_options=convert)
+
+
+def _read_txt(file: Any, kinds: dict[str, pa.DataType]) -> pa.Table:
+    one_column = csv.ParseOptions(delimiter="\x1f", quote_char=False)  # a character that ends no id
+    convert = csv.ConvertOptions(column_types=kinds)
+    return csv.read_csv(file, csv.ReadOptions(column_names=["id"]), one_column, convert)
+
+
+def _read_jsonl(file: Any, kinds: dict[str, pa.DataType]) -> pa.Table:
+    parse = json.ParseOptions(explicit_schema=pa.schema(list(kinds.items())), unexpected_field_behavior="ignore")
+    return json.read_json(file, parse_options=parse)
