@@ -1,0 +1,36 @@
+"""From raw pairs to clean, resized shards and a report of what was dropped by which rule.
+
+python -m align_jax.curate --config=configs/curate_align.py --workdir=curated \
+  --config.source.name=manifest --config.source.path=pairs.jsonl [-- --runner=FlinkRunner ...]
+
+Run the same command again to continue where it stopped; when all is done it does nothing. What follows `--` goes to
+Apache Beam, which finds what is global (step B): without a runner, in this process; --direct_num_workers=8
+--direct_running_mode=multi_processing uses more. Workers elsewhere need align_jax (Dataflow: --sdk_container_image) and
+the work directory: name it as they see it, --workers_see=gs://bucket/curated, where --workdir is that bucket mounted.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from align_jax.cli import main_of
+from align_jax.curation.run import curate
+from align_jax.model import load
+from align_jax.types import AlignError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/curate_*.py", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the shards and the report", required=True)
+WORKERS_SEE = flags.DEFINE_string("workers_see", "", "the work directory as Beam's workers name it, if otherwise")
+
+
+def main(argv: list[str]) -> None:
+    """Checks the flags."""
+    if "://" in WORKDIR.value:
+        raise AlignError(f"--workdir: expected a folder, found {WORKDIR.value}; mount the bucket (gcsfuse, NFS)")
+    curate(CONFIG.value, Path(WORKDIR.value), load=load, beam=argv[1:], workers_see=WORKERS_SEE.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    main_of(main)

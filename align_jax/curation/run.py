@@ -1,0 +1,225 @@
+"""The order of a curation: read (A), embed where a checkpoint is asked, judge (B), write (C), report.
+
+Each step finds what it has finished, also after a SIGKILL, and does the rest.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from align_jax.config import Config, flat, plain
+from align_jax.curation import embeddings, layout, measures, report, settings, shards
+from align_jax.curation.candidates import Candidates
+from align_jax.curation.embeddings import Embedder
+from align_jax.curation.facts import Reader
+from align_jax.curation.settings import Settings
+from align_jax.data import source as sources
+from align_jax.data.source import Source
+from align_jax.types import AlignError
+
+RAW = "work/raw"  # the sets of facts, under the work directory; evaluation sources are work/evaluation-0, ...
+
+
+def curate(
+    config: Config,
+    workdir: Path,
+    *,
+    load: Callable[[str], Embedder],
+    beam: Sequence[str] = (),
+    workers_see: str = "",
+) -> None:
+    """From raw pairs to clean shards and a report, in `workdir`.
+
+    Args:
+      load: from `config.checkpoint` to a model; called only where a rule needs it.
+      beam: options of Apache Beam for step B, which runs in this process without any.
+      workers_see: the work directory as workers of step B name it; by default as here.
+    """
+    chosen = settings.of(config)
+    source = sources.make(**chosen.source)
+    evaluation = [sources.make(**options) for options in chosen.evaluation]
+    layout.same_or_refuse(workdir / "config.json", flat(plain(config)), settings.FREE)
+    layout.same_or_refuse(workdir / "inputs.json", _inputs(chosen, source, evaluation))
+    if (workdir / "report.json").exists() and _shards_stand(workdir):
+        print(f"{workdir}: all is done; see {workdir / 'report.html'}")
+        return
+    run = _Run(chosen, workdir)
+    run.read(source, evaluation)
+    if chosen.embedded:
+        run.embed(load)
+    run.judge(beam, workers_see or str(workdir.absolute()))
+    run.write()
+    with run.timed("report", len(source)):
+        kept_out = {name.removeprefix("work/"): run.facts[name] for name in run.facts if name != RAW}
+        report.write(workdir, chosen, source, run.facts[RAW], kept_out)
+
+
+class _Run:
+    """The steps, with the names of their files."""
+
+    def __init__(self, chosen: Settings, workdir: Path):
+        self._chosen, self._workdir = chosen, workdir
+        self.facts: dict[str, list[Path]] = {}  # set -> folder of each shard
+
+    def read(self, source: Source, evaluation: Sequence[Source]) -> None:
+        """Step A: facts and resized pictures of all sources."""
+        chosen = self._chosen
+        classifiers = {name: measures.function(path, "") for name, path in chosen.chosen("function").items()}
+        identify = chosen.languages.get("function")
+        language_column = chosen.languages.get("column", "")
+        names = [*chosen.candidates.columns, *chosen.chosen("column").values(), *filter(None, [language_column])]
+        raw = Reader(
+            source, chosen.resize, chosen.candidates, measures.Columns(chosen.columns, names, source),
+            chosen.chosen("column"), classifiers, language_column,
+            measures.function(identify, "") if identify else None,
+        )  # fmt: skip
+        readers = {RAW: raw} | {
+            f"work/evaluation-{i}": Reader(each, chosen.resize, Candidates(), measures.Columns("", (), each), {}, {})
+            for i, each in enumerate(evaluation)
+        }
+        work = []
+        for name, reader in readers.items():
+            ranges = layout.split(len(reader.source), chosen.records_per_shard)
+            folders = [self._workdir / name / piece for piece in self._pieces(len(reader.source))]
+            self.facts[name] = folders
+            work += [(len(rows), folder, reader, rows) for folder, rows in zip(folders, ranges, strict=True)]
+
+        def one(folder: Path, reader: Reader, rows: range) -> None:
+            with layout.whole(folder) as partial:
+                reader.read(rows, partial)
+
+        self._each("read", work, one, chosen.threads)
+
+    def embed(self, load: Callable[[str], Embedder]) -> None:
+        """With a checkpoint: embeddings of all pictures, and scores of the texts where a rule reads them."""
+        work = [
+            (1, self._embedded(folder), folder, self._chosen.scored and name == RAW)
+            for name, folders in self.facts.items()
+            for folder in folders
+        ]
+        known = self._workdir / "work" / "known.npz"
+        wants_known = "evaluation_embeddings" in self._chosen.rules.order
+        if all(target.exists() for _, target, *_ in work) and (known.exists() or not wants_known):
+            return
+        model = load(self._chosen.checkpoint)
+
+        def one(target: Path, folder: Path, scored: bool) -> None:
+            with layout.whole(target) as partial:
+                embeddings.embed(model, folder, partial, texts=scored)
+
+        self._each("embed", work, one, threads=1)
+        if wants_known:
+            search = self._chosen.search
+            targets = {name: [self._embedded(folder) for folder in folders] for name, folders in self.facts.items()}
+            evaluation = [target for name, folders in targets.items() if name != RAW for target in folders]
+            share = -(-search.sample // len(targets[RAW]))
+            sample = [_units(target)[:share] for target in targets[RAW]]
+            with self.timed("cluster", search.sample), layout.whole(known) as partial:
+                units = np.concatenate([_units(target) for target in evaluation])
+                embeddings.save_known(partial, units, np.concatenate(sample), search)
+
+    def judge(self, beam: Sequence[str], root: str) -> None:
+        """Step B: a keep-list for each shard."""
+        from align_jax.curation import pipeline  # seconds, and only this step needs Beam
+
+        done = self._workdir / "work" / "judged.json"
+        if done.exists():
+            return
+        chosen, rules = self._chosen, self._chosen.rules
+        evaluation = [folder for name, folders in self.facts.items() if name != RAW for folder in folders]
+        wanted = evaluation if "evaluation_pictures" in rules.order else []
+        job = pipeline.Job(
+            root, [folder.name for folder in self.facts[RAW]], RAW,
+            [str(folder.relative_to(self._workdir)) for folder in wanted],
+            f"{RAW}-embedded" if chosen.embedded else "", chosen.scored,
+            "work/known.npz" if "evaluation_embeddings" in rules.order else "",
+            rules, chosen.search, chosen.counting.top_ngrams, chosen.counting.buckets,
+        )  # fmt: skip
+        with self.timed("judge", len(job.shards)):
+            pipeline.run(job, beam)
+        layout.write_json(done, {"shards": len(job.shards)})
+
+    def write(self) -> None:
+        """Step C: the shards."""
+        chosen = self._chosen
+        keep = [self._workdir / "keep" / f"{folder.name}.parquet" for folder in self.facts[RAW]]
+        places = shards.Places(keep, self.facts[RAW])
+        if not len(places):
+            raise AlignError(
+                f"config.rules: expected to keep at least one record, found none; see {self._workdir / 'keep'}"
+            )
+        ranges = layout.split(len(places), chosen.output.records_per_shard)
+        names = layout.pieces(len(places), chosen.output.records_per_shard)
+        work = [
+            (len(rows), self._workdir / "shards" / f"shard-{name}.{chosen.output.ending}", rows)
+            for name, rows in zip(names, ranges, strict=True)
+        ]
+
+        def one(path: Path, rows: range) -> None:
+            with layout.whole(path) as partial:
+                shards.write(partial, places.read(rows), chosen.output, chosen.resize)
+
+        self._each("write", work, one, chosen.threads)
+
+    @contextmanager
+    def timed(self, step: str, count: int) -> Iterator[None]:
+        """Adds a line to work/seconds.jsonl; a step that was killed left none."""
+        start = time.perf_counter()
+        yield
+        path = self._workdir / "work" / "seconds.jsonl"
+        with path.open("a") as file:
+            file.write(json.dumps({"step": step, "seconds": time.perf_counter() - start, "count": count}) + "\n")
+
+    def _pieces(self, total: int) -> list[str]:
+        return layout.pieces(total, self._chosen.records_per_shard)
+
+    def _embedded(self, folder: Path) -> Path:
+        return folder.parent.with_name(f"{folder.parent.name}-embedded") / folder.name
+
+    def _each(self, step: str, work: Sequence[tuple], one: Callable[..., None], threads: int) -> None:
+        """`one(target, ..)` of each (size, target, ..) whose target is not there, with a bar."""
+        left = [item for item in work if not item[1].exists()]
+        if not left:
+            return
+        total, done = (sum(item[0] for item in items) for items in (work, [i for i in work if i not in left]))
+        bar = tqdm(total=total, initial=done, desc=step, unit="record" if step != "embed" else "shard", disable=None)
+        with self.timed(step, total - done), bar, ThreadPoolExecutor(threads) as pool:
+            running = {pool.submit(one, *item[1:]): item[0] for item in left}
+            try:
+                for future in as_completed(running):
+                    future.result()
+                    bar.update(running[future])
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _units(folder: Path) -> np.ndarray:
+    """Embeddings of the readable pictures of a shard, f32 [n, D]."""
+    rows = np.load(folder / "images.npy")
+    return rows[np.any(rows != 0, axis=1)]
+
+
+def _inputs(chosen: Settings, source: Source, evaluation: Sequence[Source]) -> dict[str, str]:
+    """What each source reads, by name: records, bytes and digest."""
+    found = {}
+    for name, each in [("source", source), *((f"evaluation[{i}]", each) for i, each in enumerate(evaluation))]:
+        found[f"{name} records"] = str(len(each))
+        for file in each.files():
+            found[f"{name} {file.name}"] = f"{file.records} records, {file.bytes} bytes, digest {file.digest}"
+    if Path(chosen.columns).is_file():
+        with open(chosen.columns, "rb") as file:
+            found["columns"] = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+    return found
+
+
+def _shards_stand(workdir: Path) -> bool:
+    listed = json.loads((workdir / "report.json").read_text())["shards"]
+    return all((workdir / "shards" / name).exists() for name in listed)
