@@ -15,13 +15,20 @@ from absl import flags
 from ml_collections import config_flags
 
 from align_jax.cli import main_of
+from align_jax.curation.embeddings import Embedder
 from align_jax.curation.run import curate
-from align_jax.model import load
 from align_jax.types import AlignError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/curate_*.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the shards and the report", required=True)
 WORKERS_SEE = flags.DEFINE_string("workers_see", "", "the work directory as Beam's workers name it, if otherwise")
+
+
+def load(checkpoint: str) -> Embedder:
+    """The model that embeds pictures and texts."""
+    from align_jax.model import load  # seconds, and only some rules need it
+
+    return load(checkpoint)
 
 
 def main(argv: list[str]) -> None:

@@ -5,7 +5,7 @@ A shard's folder holds
   ngrams.npy           uint64 [2, n]: hashes of all unigrams and bigrams of its texts, and how often each occurs
   images.array_record  the resized JPEG of each record, empty where there is none
 
-The pictures are kept as ArrayRecord with one record a group, since step C wants some of them, in order: a parquet row
+The pictures are kept as ArrayRecord, since step C wants some of them, in order: a parquet row
 group would be read whole for one. What is written depends on the source and the config alone.
 """
 
@@ -20,10 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
-from array_record.python import array_record_module
 from PIL import Image
 
-from align_jax.curation import measures, ngrams
+from align_jax.curation import array_records, measures, ngrams
 from align_jax.curation.candidates import Candidates
 from align_jax.curation.perceptual import phash
 from align_jax.data import images
@@ -40,7 +39,7 @@ RECORDS = pa.schema([
     ("text_hashes", pa.list_(pa.uint64())),  # of the unigrams: equal but for case and punctuation; 0 without a word
     ("languages", pa.list_(pa.string())),  # of each text, "" where nothing says
 ])  # fmt: skip
-UNCOMPRESSED = "group_size:1,uncompressed"  # JPEG does not shrink
+IMAGES = "images.array_record"
 BATCH = 64  # pictures that are held as pixels, and given to a classifier at once
 
 
@@ -70,15 +69,12 @@ class Reader:
         folder.mkdir(parents=True)
         found: list[dict[str, Any]] = []
         counter: Counter[str] = Counter()
-        writer = array_record_module.ArrayRecordWriter(str(folder / "images.array_record"), UNCOMPRESSED)
-        try:
+        with array_records.writing(folder / IMAGES) as append:
             for start in range(rows.start, rows.stop, BATCH):
                 batch, encoded = self._batch(range(start, min(start + BATCH, rows.stop)))
                 found += batch
                 for image in encoded:
-                    writer.write(image)
-        finally:
-            writer.close()
+                    append(image)
         for facts in found:
             words = [ngrams.words(text) for text in facts["texts"]]
             counter.update(ngram for unigrams in words for ngram in ngrams.ngrams(unigrams))
@@ -152,10 +148,4 @@ class Reader:
 
 def read_images(folder: Path, rows: list[int]) -> list[bytes]:
     """Resized JPEGs of some records of a shard's folder, in the order of `rows`."""
-    if not rows:
-        return []
-    reader = array_record_module.ArrayRecordReader(str(folder / "images.array_record"))
-    try:
-        return list(reader.read(rows))
-    finally:
-        reader.close()
+    return array_records.read(folder / IMAGES, rows)

@@ -23,24 +23,22 @@ class Columns:
         if not names:
             return
         if not Path(path).is_file():
-            raise AlignError(
-                f"config.columns: expected a parquet file with columns id, {', '.join(names)}, found {path!r}"
-            )
+            raise AlignError(f"config.columns: expected a parquet with columns id, {', '.join(names)}, found {path!r}")
         known = pq.read_schema(path).names
         for name in ("id", *names):
             if name not in known:
                 raise AlignError(f"config.columns: expected a column {name!r} in {path}, found only {known}")
         table = pq.read_table(path, columns=["id", *dict.fromkeys(names)])
         ids = table["id"].cast(pa.string())
-        if pc.count_distinct(ids).as_py() != len(ids):
-            raise AlignError(f"config.columns: expected each id once in {path}, found {len(ids)} rows with fewer ids")
+        if (distinct := pc.count_distinct(ids).as_py()) != len(ids):
+            raise AlignError(
+                f"config.columns: expected each id once in {path}, found {len(ids)} rows with {distinct} ids"
+            )
         wanted = source.ids()
         places = pc.index_in(wanted, value_set=ids.combine_chunks())
         if missing := places.null_count:
             example = wanted.filter(pc.is_null(places))[0].as_py()
-            raise AlignError(
-                f"config.columns: {missing} records have no row in {path}, such as id {example!r}; add them"
-            )
+            raise AlignError(f"config.columns: {missing} records have no row in {path}, such as {example!r}; add them")
         self._rows = table.drop_columns(["id"]).take(places)
 
     def rows(self, name: str, rows: range) -> list[Any]:
@@ -72,9 +70,7 @@ def function(path: str, where: str) -> Callable[[Any], Any]:
     try:
         found = getattr(importlib.import_module(module), name) if colon else None
     except (ImportError, AttributeError) as error:
-        raise AlignError(
-            f"{where}: expected a module:function that can be imported, found {path!r} ({error})"
-        ) from error
+        raise AlignError(f"{where}: expected module:function, found {path!r} ({error})") from error
     if not callable(found):
         raise AlignError(f"{where}: expected module:function, found {path!r}")
     return found

@@ -25,7 +25,7 @@ from align_jax.data.source import Source
 
 SIDES = (0, 50, 100, 150, 200, 250, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000)  # pixels; the last bin is open
 WORDS = tuple(range(32))
-THUMBNAIL = 120  # pixels of the longer side
+THUMBNAIL = 112  # pixels of the longer side
 
 
 class Example(NamedTuple):
@@ -55,7 +55,8 @@ class Gathered:
         records = pq.read_table(folder / "records.parquet", columns=columns).to_pylist()
         for row, (record, verdict) in enumerate(zip(records, pq.read_table(keep).to_pylist(), strict=True)):
             self._count(record, verdict)
-            self._choose(verdict["rule"], folder, row, record["texts"][0] if record["texts"] else "", record["id"])
+            text = next(iter(verdict["texts"] or record["texts"]), "")
+            self._choose(verdict["rule"], folder, row, text, record["id"])
             for text, rule in zip(record["texts"], verdict["text_rules"], strict=True):
                 if rule and not verdict["rule"]:  # a text that its record could do without
                     self._choose(f"{rule} (text)", folder, row, text, record["id"])

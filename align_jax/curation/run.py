@@ -56,9 +56,8 @@ def curate(
         run.embed(load)
     run.judge(beam, workers_see or str(workdir.absolute()))
     run.write()
-    with run.timed("report", len(source)):
-        kept_out = {name.removeprefix("work/"): run.facts[name] for name in run.facts if name != RAW}
-        report.write(workdir, chosen, source, run.facts[RAW], kept_out)
+    kept_out = {name.removeprefix("work/"): run.facts[name] for name in run.facts if name != RAW}
+    report.write(workdir, chosen, source, run.facts[RAW], kept_out)
 
 
 class _Run:
@@ -152,9 +151,7 @@ class _Run:
         keep = [self._workdir / "keep" / f"{folder.name}.parquet" for folder in self.facts[RAW]]
         places = shards.Places(keep, self.facts[RAW])
         if not len(places):
-            raise AlignError(
-                f"config.rules: expected to keep at least one record, found none; see {self._workdir / 'keep'}"
-            )
+            raise AlignError(f"config.rules: expected to keep a record, found none; {self._workdir / 'keep'} says why")
         ranges = layout.split(len(places), chosen.output.records_per_shard)
         names = layout.pieces(len(places), chosen.output.records_per_shard)
         work = [
@@ -214,12 +211,24 @@ def _inputs(chosen: Settings, source: Source, evaluation: Sequence[Source]) -> d
         found[f"{name} records"] = str(len(each))
         for file in each.files():
             found[f"{name} {file.name}"] = f"{file.records} records, {file.bytes} bytes, digest {file.digest}"
-    if Path(chosen.columns).is_file():
-        with open(chosen.columns, "rb") as file:
-            found["columns"] = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+    if chosen.columns:
+        found["columns"] = _digest([Path(chosen.columns)])
+    if chosen.embedded:
+        folder = Path(chosen.checkpoint)
+        found["checkpoint"] = _digest([folder / "model.safetensors", *sorted((folder / "checkpoints").rglob("*"))])
     return found
 
 
 def _shards_stand(workdir: Path) -> bool:
     listed = json.loads((workdir / "report.json").read_text())["shards"]
     return all((workdir / "shards" / name).exists() for name in listed)
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """Of the contents of those that are files."""
+    total = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        if path.is_file():
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "blake2b").digest())
+    return total.hexdigest()

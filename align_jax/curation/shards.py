@@ -1,17 +1,18 @@
 """Step C, shard by shard: writes what is kept. The bytes depend on the keep-lists and the sidecars alone."""
 
 import dataclasses
+import io
 import json
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-import webdataset
-from array_record.python import array_record_module
 
-from align_jax.curation.facts import UNCOMPRESSED, Resize, read_images
+from align_jax.curation import array_records
+from align_jax.curation.facts import Resize, read_images
 from align_jax.data import example
 from align_jax.types import AlignError
 
@@ -81,17 +82,16 @@ class Places:
 def write(path: Path, records: Iterator[Kept], output: Output, resize: Resize) -> None:
     """One shard."""
     if output.format == "array_record":
-        writer = array_record_module.ArrayRecordWriter(str(path), UNCOMPRESSED)
-        try:
+        with array_records.writing(path) as append:
             for kept in records:
-                writer.write(_example(kept))
-        finally:
-            writer.close()
+                append(_example(kept))
     else:
-        # `mtime=0`: the bytes of a tar must not depend on when it was written.
-        with path.open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for kept in records:
-                tar.write(_members(kept, resize))
+                for name, contents in _members(kept, resize).items():
+                    member = tarfile.TarInfo(name)  # of the year 1970: the bytes do not depend on when it was written
+                    member.size = len(contents)
+                    tar.addfile(member, io.BytesIO(contents))
 
 
 def _example(kept: Kept) -> bytes:
@@ -101,14 +101,15 @@ def _example(kept: Kept) -> bytes:
     )
 
 
-def _members(kept: Kept, resize: Resize) -> dict[str, str | bytes]:
+def _members(kept: Kept, resize: Resize) -> dict[str, bytes]:
     facts = {
         "key": kept.facts["id"], "caption": kept.texts[0], "texts": list(kept.texts), "group": kept.facts["group"],
         "label": kept.facts["label"], "width": resize.size, "height": resize.size,
         "original_width": kept.facts["width"], "original_height": kept.facts["height"],
     }  # fmt: skip
-    # The id may hold slashes and dots, which a member's name must not: tars number their pairs.
+    name = f"{kept.place:09d}"  # an id may hold dots and slashes, which would end the name for a reader
     return {
-        "__key__": f"{kept.place:09d}", "jpg": kept.image, "txt": kept.texts[0].encode(),
-        "json": json.dumps(facts, ensure_ascii=False).encode(),
-    }  # fmt: skip
+        f"{name}.jpg": kept.image,
+        f"{name}.txt": kept.texts[0].encode(),
+        f"{name}.json": json.dumps(facts, ensure_ascii=False).encode(),
+    }
