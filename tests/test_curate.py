@@ -248,11 +248,15 @@ def test_another_config_or_source_is_refused(planted, tmp_path):
         ("rules.semantic_score", {"above": 0.2}, "config.checkpoint: .* need a run or an export"),
         ("rules.evaluation_embeddings", {"cosine": 0.9}, "config.checkpoint: .* need a run or an export"),
         ("rules.language", {"keep": ("en",)}, "config.languages: the rule language needs"),
+        ("evaluation", ({"name": "emoji"},), "config.evaluation: expected the rule evaluation_pictures"),
+        ("image.quality", 101, "config.image: expected size of at least 1 and quality of 1..100, found 346 and 101"),
         ("search.nearest", 1, "config.search: expected 1 <= chosen <= nearest"),
     ],
 )
 def test_a_wrong_config_is_refused(planted, tmp_path, where, value, match):
     found = align_config(planted)
+    if where == "evaluation":
+        del found.rules["evaluation_pictures"]
     *parents, last = where.split(".")
     node = found
     for parent in parents:
@@ -272,6 +276,20 @@ def test_wrong_options_of_beam_are_refused(planted, tmp_path):
     assert pipeline.options(["--direct_num_workers=2"]).get_all_options()["runner"] == pipeline.EMBEDDED
     assert pipeline.options(["--runner=DirectRunner"]).get_all_options()["runner"] == pipeline.EMBEDDED
     assert pipeline.options(["--runner=FlinkRunner"]).get_all_options()["runner"] == "FlinkRunner"
+
+
+def test_beam_is_asked_for_before_any_work(planted, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "align_jax.curation.pipeline", raising=False)
+    monkeypatch.delattr("align_jax.curation.pipeline", raising=False)
+    with pytest.raises(AlignError, match=r'expected apache-beam; run: pip install "align-jax\[curate\]"'):
+        curate(align_config(planted), tmp_path / "out", load=load)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_process_at_a_time(planted, tmp_path):
+    with layout.alone(tmp_path / "out"), pytest.raises(AlignError, match="another process is at work here"):
+        curate(align_config(planted), tmp_path / "out", load=load)
 
 
 class Page(html.parser.HTMLParser):
@@ -437,7 +455,9 @@ def test_functions_of_users_and_near_duplicates_by_embedding(planted, good_rows,
         }  # fmt: skip
     found.search.clusters, found.search.nearest = 4, 4
     workdir = tmp_path / "out"
-    curate(found, workdir, load=load)
+    link = tmp_path / "as_workers_see_it"
+    link.symlink_to(workdir)
+    curate(found, workdir, load=load, beam=["--runner=DirectRunner"], workers_see=str(link))
     verdicts = {row["id"]: row for row in keep_lists(workdir)}
     facts = {row["id"]: row for row in table(workdir / "work" / "raw").to_pylist()}
     stored = dict(zip(facts, _images(workdir / "work" / "raw"), strict=True))

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from array_record.python import array_record_module
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 OPTIONS = "group_size:1,uncompressed"
 
@@ -12,7 +12,7 @@ OPTIONS = "group_size:1,uncompressed"
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Callable[[bytes], None]]:
     """A function that appends a record. OSError where the disk takes no more, which the library calls RuntimeError."""
-    file = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
+    file = ArrayRecordWriter(str(path), OPTIONS)
 
     def append(record: bytes) -> None:
         with _as_os_error():
@@ -29,7 +29,7 @@ def read(path: Path, rows: Sequence[int]) -> list[bytes]:
     """Some records, in the order of `rows`."""
     if not rows:
         return []
-    reader = array_record_module.ArrayRecordReader(str(path))
+    reader = ArrayRecordReader(str(path))
     try:
         return list(reader.read(list(rows)))
     finally:

@@ -27,6 +27,7 @@ from align_jax.curation.candidates import Candidates
 from align_jax.curation.perceptual import phash
 from align_jax.data import images
 from align_jax.data.source import BadExample, Source
+from align_jax.types import AlignError
 
 RECORDS = pa.schema([
     ("id", pa.string()), ("group", pa.string()), ("label", pa.int32()),
@@ -49,6 +50,12 @@ class Resize:
 
     size: int = 346  # pixels of the square; the aspect is not kept, as ALIGN's own resize does not
     quality: int = 90  # of the JPEG, 1..100
+
+    def __post_init__(self):
+        if self.size < 1 or not 1 <= self.quality <= 100:
+            raise AlignError(
+                f"config.image: expected size of at least 1 and quality of 1..100, found {self.size} and {self.quality}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +122,8 @@ class Reader:
         except BadExample as bad:
             name = self.source.ids()[row].as_py()
             return facts | {"id": name, "group": name, "reason": str(bad)}, None
+        except OSError as error:
+            raise AlignError(f"record {row}: cannot be read ({error}); mend that and run again") from error
         texts = self.candidates.of([*record.texts, *extra])
         facts |= {"id": record.id, "group": record.group, "label": record.label, "texts": texts}
         try:

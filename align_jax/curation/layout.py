@@ -9,10 +9,11 @@
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,27 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def same_or_refuse(path: Path, found: Mapping[str, Any], free: tuple[str, ...] = ()) -> None:
-    """Writes flat `found` to `path`, or refuses what differs from what stands there, but for the keys `free`."""
+def refuse_other(path: Path, found: Mapping[str, Any], free: Sequence[str]) -> None:
+    """Refuses what differs in flat `found` from what stands at `path`, but for the keys `free`."""
     if not path.exists():
-        write_json(path, found)
         return
     before = json.loads(path.read_text("utf-8"))
     for key in sorted(before | dict(found)):
-        if key not in free and before.get(key) != found.get(key):
+        if key not in free and before.get(key) != json.loads(json.dumps(found.get(key))):
             raise AlignError(
                 f"{path.parent} was made with {key} = {before.get(key)!r}, this run has {found.get(key)!r}; "
                 "give another --workdir or the same value"
             )
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Holds the work directory; AlignError where another process does. A process that is killed lets go."""
+    path = workdir / "work" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlignError(f"{workdir}: another process is at work here; wait for it or end it") from error
+        yield

@@ -30,14 +30,14 @@ class Columns:
                 raise AlignError(f"config.columns: expected a column {name!r} in {path}, found only {known}")
         table = pq.read_table(path, columns=["id", *dict.fromkeys(names)])
         ids = table["id"].cast(pa.string())
-        if (distinct := pc.count_distinct(ids).as_py()) != len(ids):
+        if (distinct := len(ids.unique())) != len(ids):
             raise AlignError(
                 f"config.columns: expected each id once in {path}, found {len(ids)} rows with {distinct} ids"
             )
         wanted = source.ids()
-        places = pc.index_in(wanted, value_set=ids.combine_chunks())
+        places = pc.call_function("index_in", [wanted], pc.SetLookupOptions(ids.combine_chunks()))
         if missing := places.null_count:
-            example = wanted.filter(pc.is_null(places))[0].as_py()
+            example = wanted.filter(places.is_null())[0].as_py()
             raise AlignError(f"config.columns: {missing} records have no row in {path}, such as {example!r}; add them")
         self._rows = table.drop_columns(["id"]).take(places)
 

@@ -41,6 +41,7 @@ finally:
 # What Beam calls DirectRunner first tries to download and start Prism, a binary. This is the engine it falls back to.
 EMBEDDED = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 Bucket = tuple[int, np.ndarray]
+Collection = Any  # a PCollection; Beam types what `|` gives as less than that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     _ = judged | "write" >> beam.Map(functools.partial(_write, job), described=AsSingleton(described))
 
 
-def _frequent(shards: beam.PCollection, job: Job) -> beam.PCollection:
+def _frequent(shards: Collection, job: Job) -> Collection:
     """One array: hashes of the `top_ngrams` most frequent unigrams and bigrams, rising; empty where no rule asks."""
     asked = {"rare_ngrams", "unknown_words"} & set(job.rules.order)
     counts = (
@@ -128,7 +129,7 @@ def _frequent(shards: beam.PCollection, job: Job) -> beam.PCollection:
     )
 
 
-def _crowds(pairs: beam.PCollection, name: str, column: int, job: Job, at_most: int | None) -> beam.PCollection:
+def _crowds(pairs: Collection, name: str, column: int, job: Job, at_most: int | None) -> Collection:
     """One Counts: which member of `column` of (text, picture) pairs has more than `at_most` distinct partners."""
     return (
         pairs

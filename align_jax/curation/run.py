@@ -45,105 +45,109 @@ def curate(
     chosen = settings.of(config)
     source = sources.make(**chosen.source)
     evaluation = [sources.make(**options) for options in chosen.evaluation]
-    layout.same_or_refuse(workdir / "config.json", flat(plain(config)), settings.FREE)
-    layout.same_or_refuse(workdir / "inputs.json", _inputs(chosen, source, evaluation))
+    started_with = {
+        workdir / "config.json": flat(plain(config)),
+        workdir / "inputs.json": _inputs(chosen, source, evaluation),
+    }
+    for path, found in started_with.items():
+        layout.refuse_other(path, found, settings.FREE)
     if (workdir / "report.json").exists() and _shards_stand(workdir):
         print(f"{workdir}: all is done; see {workdir / 'report.html'}")
         return
-    run = _Run(chosen, workdir)
-    run.read(source, evaluation)
-    if chosen.embedded:
-        run.embed(load)
-    run.judge(beam, workers_see or str(workdir.absolute()))
-    run.write()
-    kept_out = {name.removeprefix("work/"): run.facts[name] for name in run.facts if name != RAW}
-    report.write(workdir, chosen, source, run.facts[RAW], kept_out)
+    # Hours of reading come first: what later steps would refuse is refused before.
+    run = _Run(chosen, workdir, source, evaluation)
+    if not run.judged.exists():
+        from align_jax.curation import pipeline  # seconds, and only this step needs Beam
+
+        pipeline.options(beam)
+    model = load(chosen.checkpoint) if run.to_embed() else None
+    with layout.alone(workdir):
+        for path, found in started_with.items():
+            layout.write_json(path, found)
+        run.read()
+        if model is not None:
+            run.embed(model)
+        run.judge(beam, workers_see or str(workdir.absolute()))
+        run.write()
+        kept_out = {name.removeprefix("work/"): run.facts[name] for name in run.facts if name != RAW}
+        report.write(workdir, chosen, source, run.facts[RAW], kept_out)
 
 
 class _Run:
     """The steps, with the names of their files."""
 
-    def __init__(self, chosen: Settings, workdir: Path):
+    def __init__(self, chosen: Settings, workdir: Path, source: Source, evaluation: Sequence[Source]):
         self._chosen, self._workdir = chosen, workdir
-        self.facts: dict[str, list[Path]] = {}  # set -> folder of each shard
-
-    def read(self, source: Source, evaluation: Sequence[Source]) -> None:
-        """Step A: facts and resized pictures of all sources."""
-        chosen = self._chosen
-        classifiers = {name: measures.function(path, "") for name, path in chosen.chosen("function").items()}
-        identify = chosen.languages.get("function")
-        language_column = chosen.languages.get("column", "")
-        names = [*chosen.candidates.columns, *chosen.chosen("column").values(), *filter(None, [language_column])]
-        raw = Reader(
-            source, chosen.resize, chosen.candidates, measures.Columns(chosen.columns, names, source),
-            chosen.chosen("column"), classifiers, language_column,
-            measures.function(identify, "") if identify else None,
-        )  # fmt: skip
-        readers = {RAW: raw} | {
-            f"work/evaluation-{i}": Reader(each, chosen.resize, Candidates(), measures.Columns("", (), each), {}, {})
-            for i, each in enumerate(evaluation)
+        self._readers = {RAW: _raw_reader(chosen, source)}
+        for i, each in enumerate(evaluation):
+            no_columns = measures.Columns("", (), each)
+            self._readers[f"work/evaluation-{i}"] = Reader(each, chosen.resize, Candidates(), no_columns, {}, {})
+        self.facts = {  # set -> folder of each shard
+            name: [workdir / name / piece for piece in layout.pieces(len(reader.source), chosen.records_per_shard)]
+            for name, reader in self._readers.items()
         }
-        work = []
-        for name, reader in readers.items():
-            ranges = layout.split(len(reader.source), chosen.records_per_shard)
-            folders = [self._workdir / name / piece for piece in self._pieces(len(reader.source))]
-            self.facts[name] = folders
-            work += [(len(rows), folder, reader, rows) for folder, rows in zip(folders, ranges, strict=True)]
+        self.judged = workdir / "work" / "judged.json"
+        self._known = workdir / "work" / "known.npz"
+
+    def read(self) -> None:
+        """Step A: facts and resized pictures of all sources."""
+        work = [
+            (len(rows), folder, reader, rows)
+            for name, reader in self._readers.items()
+            for folder, rows in zip(
+                self.facts[name], layout.split(len(reader.source), self._chosen.records_per_shard), strict=True
+            )
+        ]
 
         def one(folder: Path, reader: Reader, rows: range) -> None:
             with layout.whole(folder) as partial:
                 reader.read(rows, partial)
 
-        self._each("read", work, one, chosen.threads)
+        self._each("read", work, one, self._chosen.threads)
 
-    def embed(self, load: Callable[[str], Embedder]) -> None:
+    def to_embed(self) -> bool:
+        """Whether a rule needs the checkpoint, and its work is not done."""
+        embedded = all(self._embedded(folder).exists() for folders in self.facts.values() for folder in folders)
+        return self._chosen.embedded and not (embedded and (self._known.exists() or not self._chosen.searched))
+
+    def embed(self, model: Embedder) -> None:
         """With a checkpoint: embeddings of all pictures, and scores of the texts where a rule reads them."""
         work = [
             (1, self._embedded(folder), folder, self._chosen.scored and name == RAW)
             for name, folders in self.facts.items()
             for folder in folders
         ]
-        known = self._workdir / "work" / "known.npz"
-        wants_known = "evaluation_embeddings" in self._chosen.rules.order
-        if all(target.exists() for _, target, *_ in work) and (known.exists() or not wants_known):
-            return
-        model = load(self._chosen.checkpoint)
 
         def one(target: Path, folder: Path, scored: bool) -> None:
             with layout.whole(target) as partial:
                 embeddings.embed(model, folder, partial, texts=scored)
 
         self._each("embed", work, one, threads=1)
-        if wants_known:
+        if self._chosen.searched:
             search = self._chosen.search
-            targets = {name: [self._embedded(folder) for folder in folders] for name, folders in self.facts.items()}
-            evaluation = [target for name, folders in targets.items() if name != RAW for target in folders]
-            share = -(-search.sample // len(targets[RAW]))
-            sample = [_units(target)[:share] for target in targets[RAW]]
-            with self.timed("cluster", search.sample), layout.whole(known) as partial:
-                units = np.concatenate([_units(target) for target in evaluation])
-                embeddings.save_known(partial, units, np.concatenate(sample), search)
+            share = -(-search.sample // len(self.facts[RAW]))
+            sample = [_units(self._embedded(folder))[:share] for folder in self.facts[RAW]]
+            evaluation = [_units(self._embedded(folder)) for folder in self._evaluation()]
+            with self.timed("cluster", search.sample), layout.whole(self._known) as partial:
+                embeddings.save_known(partial, np.concatenate(evaluation), np.concatenate(sample), search)
 
     def judge(self, beam: Sequence[str], root: str) -> None:
         """Step B: a keep-list for each shard."""
-        from align_jax.curation import pipeline  # seconds, and only this step needs Beam
+        from align_jax.curation import pipeline
 
-        done = self._workdir / "work" / "judged.json"
-        if done.exists():
+        if self.judged.exists():
             return
         chosen, rules = self._chosen, self._chosen.rules
-        evaluation = [folder for name, folders in self.facts.items() if name != RAW for folder in folders]
-        wanted = evaluation if "evaluation_pictures" in rules.order else []
+        evaluation = self._evaluation() if "evaluation_pictures" in rules.order else []
         job = pipeline.Job(
             root, [folder.name for folder in self.facts[RAW]], RAW,
-            [str(folder.relative_to(self._workdir)) for folder in wanted],
-            f"{RAW}-embedded" if chosen.embedded else "", chosen.scored,
-            "work/known.npz" if "evaluation_embeddings" in rules.order else "",
+            [str(folder.relative_to(self._workdir)) for folder in evaluation],
+            f"{RAW}-embedded" if chosen.embedded else "", chosen.scored, "work/known.npz" if chosen.searched else "",
             rules, chosen.search, chosen.counting.top_ngrams, chosen.counting.buckets,
         )  # fmt: skip
         with self.timed("judge", len(job.shards)):
             pipeline.run(job, beam)
-        layout.write_json(done, {"shards": len(job.shards)})
+        layout.write_json(self.judged, {"shards": len(job.shards)})
 
     def write(self) -> None:
         """Step C: the shards."""
@@ -174,8 +178,8 @@ class _Run:
         with path.open("a") as file:
             file.write(json.dumps({"step": step, "seconds": time.perf_counter() - start, "count": count}) + "\n")
 
-    def _pieces(self, total: int) -> list[str]:
-        return layout.pieces(total, self._chosen.records_per_shard)
+    def _evaluation(self) -> list[Path]:
+        return [folder for name, folders in self.facts.items() if name != RAW for folder in folders]
 
     def _embedded(self, folder: Path) -> Path:
         return folder.parent.with_name(f"{folder.parent.name}-embedded") / folder.name
@@ -196,6 +200,20 @@ class _Run:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _raw_reader(chosen: Settings, source: Source) -> Reader:
+    """With the columns and functions of the user."""
+    classifiers = {
+        name: measures.function(path, f"config.measures.{name}") for name, path in chosen.chosen("function").items()
+    }
+    language_column, identify = (chosen.languages.get(kind, "") for kind in ("column", "function"))
+    names = [*chosen.candidates.columns, *chosen.chosen("column").values(), *filter(None, [language_column])]
+    return Reader(
+        source, chosen.resize, chosen.candidates, measures.Columns(chosen.columns, names, source),
+        chosen.chosen("column"), classifiers, language_column,
+        measures.function(identify, "config.languages") if identify else None,
+    )  # fmt: skip
 
 
 def _units(folder: Path) -> np.ndarray:

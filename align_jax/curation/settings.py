@@ -54,7 +54,12 @@ class Settings:
     @property
     def embedded(self) -> bool:
         """Whether a rule needs the checkpoint."""
-        return self.scored or "evaluation_embeddings" in self.rules.order
+        return self.scored or self.searched
+
+    @property
+    def searched(self) -> bool:
+        """Whether near-duplicates are searched for by embedding."""
+        return "evaluation_embeddings" in self.rules.order
 
     def chosen(self, kind: str) -> dict[str, str]:
         """Measure -> column, or function."""
@@ -106,5 +111,10 @@ def _complete(settings: Settings) -> None:
         )
     if "language" in order and not settings.languages:
         raise AlignError('config.languages: the rule language needs {"column": ..} or {"function": ..}, found neither')
-    if "evaluation_embeddings" in order and not settings.evaluation:
+    if settings.evaluation and not {"evaluation_pictures", "evaluation_embeddings"} & set(order):
+        raise AlignError(
+            "config.evaluation: expected the rule evaluation_pictures or evaluation_embeddings, which keeps these "
+            "pictures out, found neither in config.rules"
+        )
+    if settings.searched and not settings.evaluation:
         raise AlignError("config.evaluation: the rule evaluation_embeddings needs sources of pictures, found none")
