@@ -4,7 +4,7 @@ python -m align_jax.curate --config=configs/curate_lait.py --workdir=curated --c
   --config.columns=pages.parquet --config.checkpoint=runs/weak
 
 pages.parquet has a row for each record: id, language, nsfw and realistic (scores in [0, 1] of classifiers of yours),
-title, og_description and surrounding (the text around the picture). The paper publishes no thresholds but that of the size.
+title, og_description and surrounding (the text around the picture). The paper publishes no threshold but the size.
 """
 
 from ml_collections import ConfigDict
