@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         "texts": {"columns": (), "sentences": False, "strip": ()},
         "image": {"size": 346, "quality": 90},  # pixels of the square that is stored; of the JPEG
         # What the rules `scores` read: {"unsafe": {"column": "nsfw"}} or {"unsafe": {"function": "module:function"}},
-        # the function from uint8 [B, size, size, 3] to B numbers.
+        # the function from uint8 [B, size, size, 3] to B numbers, called by all `threads` at once.
         "measures": {},
         "languages": {},
         "checkpoint": "",  # a work directory or an export, for the rule evaluation_embeddings

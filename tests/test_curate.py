@@ -321,7 +321,9 @@ def lait(planted: Planted, tmp_path: Path, rows: list[dict], **columns) -> dict:
     """The config of LAIT on some rows, with their columns."""
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pq.write_table(pa.table({"id": [row["image"] for row in rows], **columns}), tmp_path / "pages.parquet")
+    pq.write_table(
+        pa.table({"id": [row.get("id", row["image"]) for row in rows], **columns}), tmp_path / "pages.parquet"
+    )
     found = config("curate_lait")
     found.source.path, found.source.images = str(path), str(planted.folder)
     found.columns = str(tmp_path / "pages.parquet")
@@ -359,7 +361,7 @@ def test_lait_with_a_checkpoint(planted, good_rows, export_folder, tmp_path):
     """Columns, candidates, language, a semantic score and aggregation, with a real model."""
     rows = [dict(row) for row in good_rows]
     n = len(rows)
-    rows[0]["texts"] = [HOSTILE]
+    rows[0] |= {"texts": [HOSTILE], "id": '"><script>alert(3)</script>'}
     columns = {
         "language": ["fr" if i == 1 else "en" for i in range(n)], "nsfw": [0.9 if i == 2 else 0.1 for i in range(n)],
         "realistic": [0.2 if i == 3 else 0.8 for i in range(n)],
@@ -371,6 +373,7 @@ def test_lait_with_a_checkpoint(planted, good_rows, export_folder, tmp_path):
     found.checkpoint = str(export_folder)
     found.counting.top_ngrams, found.rules.semantic_score.above = 1000, -1.0
     found.rules.banned_words.words = ("pills",)
+    found.texts.strip = (r"https?://\S+",)  # and not the tags: the report must take them
     found.output.format = "webdataset"
     with found.rules.ignore_type():
         found.rules.shared_description.at_most = 3
@@ -414,7 +417,8 @@ def test_lait_with_a_checkpoint(planted, good_rows, export_folder, tmp_path):
     ]
     assert all(sample["jpg"] == stored[json.loads(sample["json"])["key"]] for sample in samples)
     page = inert((workdir / "report.html").read_text())
-    assert "{{ 7 * 7 }}" in page.text and "alert" in page.text and "onerror" not in str(page.tags)
+    assert "<script>alert(1)</script><img src=x onerror=alert(2)> apple {{ 7 * 7 }}" in page.text
+    assert '"><script>alert(3)</script>' in page.text
 
 
 def _images(folder: Path) -> list[bytes]:
