@@ -1,12 +1,14 @@
 """From raw pairs to clean, resized shards and a report of what was dropped by which rule.
 
-python -m align_jax.curate --config=configs/curate_align.py --workdir=curated \
-  --config.source.name=manifest --config.source.path=pairs.jsonl [-- --runner=FlinkRunner ...]
+python -m align_jax.curate --config=configs/curate_align.py --workdir=curated --config.source.path=pairs.jsonl
 
-Run the same command again to continue where it stopped; when all is done it does nothing. What follows `--` goes to
-Apache Beam, which finds what is global (step B): without a runner, in this process; --direct_num_workers=8
---direct_running_mode=multi_processing uses more. Workers elsewhere need align_jax (Dataflow: --sdk_container_image) and
-the work directory: name it as they see it, --workers_see=gs://bucket/curated, where --workdir is that bucket mounted.
+Run the same command again to continue where it stopped; when all is done it does nothing.
+
+What is global (step B: word frequencies, duplicates) is found by Apache Beam in this process. What follows `--` goes to
+Beam: `-- --direct_num_workers=8 --direct_running_mode=multi_processing` takes more processes,
+`-- --runner=DataflowRunner --project=...` a service, the same for FlinkRunner and SparkRunner. Workers elsewhere need
+align_jax (--sdk_container_image) and the work directory: --workers_see=gs://bucket/curated names it as they see it,
+where --workdir is that bucket mounted here.
 """
 
 from pathlib import Path

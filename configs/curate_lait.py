@@ -1,7 +1,7 @@
-"""Curation by the rules of LAIT, the data of ImageBERT, section 3 (Qi et al. 2020).
+r"""Curation by the rules of LAIT, the data of ImageBERT, section 3 (Qi et al. 2020).
 
-python -m align_jax.curate --config=configs/curate_lait.py --workdir=curated --config.source.path=pairs.jsonl \
-  --config.columns=pages.parquet --config.checkpoint=runs/weak
+python -m align_jax.curate --config=configs/curate_lait.py --workdir=curated --config.checkpoint=runs/weak \
+  --config.source.path=pairs.jsonl --config.columns=pages.parquet
 
 pages.parquet has a row for each record: id, language, nsfw and realistic (scores in [0, 1] of classifiers of yours),
 title, og_description and surrounding (the text around the picture). The paper publishes no threshold but the size.
