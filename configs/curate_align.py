@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         "rules": {
             "shorter_side": {"above": 200},  # pixels
             "aspect": {"below": 3.0},  # longer by shorter side
-            "evaluation_pictures": {"bits": 3},  # of the 64 of the perceptual hash
+            "evaluation_pictures": {"bits": 4},  # of the 64 of the perceptual hash
             "texts_per_image": {"at_most": 1000},
             "word_count": {"at_least": 3, "at_most": 20},  # unigrams
             "rare_ngrams": {"at_most": 0},  # outside the top below

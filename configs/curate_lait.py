@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
         "rules": {
             "shorter_side": {"above": 300},  # pixels: width and height
             "scores": {"unsafe": {"below": 0.5}, "realistic": {"above": 0.5}},
-            "evaluation_pictures": {"bits": 3},  # of the 64 of the perceptual hash
+            "evaluation_pictures": {"bits": 4},  # of the 64 of the perceptual hash
             "language": {"keep": ("en",)},
             "word_count": {"at_least": 3, "at_most": 30},  # the paper's captions have 13 words on average
             "banned_words": {"words": ()},  # spam

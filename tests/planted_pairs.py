@@ -76,11 +76,13 @@ class Planted:
         picture = self._picture()
         for _ in range(min(self.crowd, each)):  # an image with so many texts stays
             self._add("", picture)
+        names = sorted({text.split()[2] for text in self._texts})
         for i in range(max(1, each // 11)):
+            own = " ".join(names[i // len(names) ** digit % len(names)] for digit in range(3))
             for _ in range(11):
-                self._add("shared_text", self._picture(), [f"a red apple next to the {'bear ' * (i + 2)}".strip()])
+                self._add("shared_text", self._picture(), [f"a red apple next to the {own}"])
             for _ in range(10):
-                self._add("", self._picture(), [f"A blue Apple above the {'bear ' * (i + 2)}".strip()])
+                self._add("", self._picture(), [f"A blue Apple above the {own}"])
 
     def _evaluation(self, each: int) -> None:
         """Evaluation pictures, and each of them encoded anew, smaller, and larger among the pairs."""

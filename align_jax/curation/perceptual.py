@@ -1,8 +1,9 @@
 """A perceptual hash of pictures, and the exact search for near hashes.
 
 The hash is the pHash of Zauner, "Implementation and benchmarking of perceptual image hash functions" (2010): which of
-the lowest frequencies of the picture's cosine transform lie above their median. It changes by a few bits when a picture
-is encoded anew or scaled, and by about 32 when it is another one.
+the lowest frequencies of the picture's cosine transform lie above their median. Of 1,666 drawings that were encoded
+anew (quality 60) and scaled (0.75 to 1.4), none changed by more than 4 bits; of 37 million pairs of others, none lay
+within 5 (launch/bench_curate.py).
 """
 
 import numpy as np
@@ -44,7 +45,7 @@ class NearHashes:
     """Finds which of `known` uint64 [n] lie within `bits` of a hash: all of them, by the pigeonhole principle.
 
     64 bits are cut into bits + 1 bands. Two hashes that differ in at most `bits` places agree in one band at least, so
-    only those of the same band are compared: for 3 bits, 4 bands of 16.
+    only those of the same band are compared: for 3 bits, 4 bands of 16; for 4, 5 of about 13.
     """
 
     def __init__(self, known: np.ndarray, bits: int):
