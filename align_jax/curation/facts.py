@@ -75,23 +75,17 @@ class Reader:
         """Writes the folder of these records."""
         folder.mkdir(parents=True)
         found: list[dict[str, Any]] = []
-        counter: Counter[str] = Counter()
         with array_records.writing(folder / IMAGES) as append:
             for start in range(rows.start, rows.stop, BATCH):
                 batch, encoded = self._batch(range(start, min(start + BATCH, rows.stop)))
                 found += batch
                 for image in encoded:
                     append(image)
-        for facts in found:
-            words = [ngrams.words(text) for text in facts["texts"]]
-            counter.update(ngram for unigrams in words for ngram in ngrams.ngrams(unigrams))
-            facts["words"] = [len(unigrams) for unigrams in words]
-            facts["text_hashes"] = [ngrams.hashed([" ".join(unigrams)])[0] if unigrams else 0 for unigrams in words]
+        counts = _count_words(found)
+        np.save(folder / "ngrams.npy", np.stack([counts.keys, counts.counts.astype(np.uint64)]))
         measured = [pa.field(f"score:{name}", pa.float64()) for name in (*self.score_columns, *self.classifiers)]
         schema = pa.schema([*RECORDS, *measured])
         pq.write_table(pa.Table.from_pylist(found, schema), folder / "records.parquet")
-        counts = ngrams.counted(ngrams.hashed(counter), np.fromiter(counter.values(), np.int64, len(counter)))
-        np.save(folder / "ngrams.npy", np.stack([counts.keys, counts.counts.astype(np.uint64)]))
 
     def _batch(self, rows: range) -> tuple[list[dict[str, Any]], list[bytes]]:
         """The facts and resized JPEGs of at most BATCH records."""
@@ -99,10 +93,13 @@ class Reader:
         found, encoded, pixels = [], [], []
         for place, row in enumerate(rows):
             facts, resized = self._record(row, [text for column in extra for text in column[place]])
-            encoded.append(self._encode(resized, facts))
-            found.append(facts)
+            jpeg = b""
             if resized is not None:
-                pixels.append((facts, np.asarray(resized)))
+                jpeg = simplejpeg.encode_jpeg(resized, self.resize.quality, "RGB", "420")
+                facts["image_hash"] = int.from_bytes(hashlib.blake2b(jpeg, digest_size=8).digest(), "little")
+                pixels.append((facts, resized))
+            encoded.append(jpeg)
+            found.append(facts)
         for name, column in self.score_columns.items():
             for facts, value in zip(found, self.columns.numbers(column, rows), strict=True):
                 facts[f"score:{name}"] = value
@@ -114,8 +111,8 @@ class Reader:
         self._languages(found, rows)
         return found, encoded
 
-    def _record(self, row: int, extra: list[str]) -> tuple[dict[str, Any], Image.Image | None]:
-        """The facts of one record, and its resized picture where it has one."""
+    def _record(self, row: int, extra: list[str]) -> tuple[dict[str, Any], np.ndarray | None]:
+        """The facts of one record, and its resized picture uint8 [size, size, 3] where it has one."""
         facts: dict[str, Any] = dict.fromkeys(RECORDS.names, 0) | {"reason": "", "label": -1, "texts": []}
         try:
             record = self.source[row]
@@ -132,17 +129,8 @@ class Reader:
             return facts | {"reason": str(bad)}, None
         size = (self.resize.size, self.resize.size)
         resized = picture.resize(size, Image.Resampling.BILINEAR)
-        return facts | {"width": picture.width, "height": picture.height, "phash": phash(resized)}, resized
-
-    def _encode(self, picture: Image.Image | None, facts: dict[str, Any]) -> bytes:
-        """The JPEG of the picture, b"" without one; its hash goes to the facts."""
-        if picture is None:
-            return b""
-        encoded = simplejpeg.encode_jpeg(
-            np.ascontiguousarray(picture), quality=self.resize.quality, colorspace="RGB", colorsubsampling="420"
-        )
-        facts["image_hash"] = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
-        return encoded
+        facts |= {"width": picture.width, "height": picture.height, "phash": phash(resized)}
+        return facts, np.ascontiguousarray(resized)
 
     def _languages(self, found: list[dict[str, Any]], rows: range) -> None:
         codes = self.columns.rows(self.language_column, rows) if self.language_column else [""] * len(rows)
@@ -153,6 +141,17 @@ class Reader:
             each = iter(measures.languages(self.identify, texts, "config.languages.function"))
             for facts in found:
                 facts["languages"] = [next(each) for _ in facts["texts"]]
+
+
+def _count_words(found: list[dict[str, Any]]) -> ngrams.Counts:
+    """Completes the facts of some records by `words` and `text_hashes`; counts the n-grams of all their texts."""
+    counter: Counter[str] = Counter()
+    for facts in found:
+        texts = [ngrams.words(text) for text in facts["texts"]]
+        counter.update(ngram for words in texts for ngram in ngrams.ngrams(words))
+        facts["words"] = [len(words) for words in texts]
+        facts["text_hashes"] = [ngrams.hashed([" ".join(words)])[0] if words else 0 for words in texts]
+    return ngrams.counted(ngrams.hashed(counter), np.fromiter(counter.values(), np.int64, len(counter)))
 
 
 def read_images(folder: Path, rows: list[int]) -> list[bytes]:
