@@ -462,6 +462,11 @@ def test_functions_of_users_and_near_duplicates_by_embedding(planted, good_rows,
     link = tmp_path / "as_workers_see_it"
     link.symlink_to(workdir)
     curate(found, workdir, load=load, beam=["--runner=DirectRunner"], workers_see=str(link))
+    before = contents(workdir)
+    next((workdir / "shards").iterdir()).unlink()
+    next((workdir / "keep").iterdir()).unlink()
+    curate(found, workdir, load=load, workers_see=str(link))
+    assert contents(workdir) == before, "what is lost comes back"
     verdicts = {row["id"]: row for row in keep_lists(workdir)}
     facts = {row["id"]: row for row in table(workdir / "work" / "raw").to_pylist()}
     stored = dict(zip(facts, _images(workdir / "work" / "raw"), strict=True))

@@ -19,6 +19,8 @@ from typing import Any
 
 from align_jax.types import AlignError
 
+RAW = "work/raw"  # the facts of the raw records; those of evaluation sources are work/evaluation-0, ...
+
 
 def shard_name(index: int, count: int) -> str:
     """'00000-of-00012'."""

@@ -99,12 +99,10 @@ class Gathered:
         }
 
 
-def write(
-    workdir: Path, chosen: Settings, source: Source, facts: Sequence[Path], evaluation: Mapping[str, Sequence[Path]]
-) -> None:
-    """Writes report.html, then report.json, which says that all is done."""
+def write(workdir: Path, chosen: Settings, source: Source, facts: Mapping[str, Sequence[Path]]) -> None:
+    """Writes report.html, then report.json, which says that all is done. `facts`: set -> folder of each shard."""
     gathered = Gathered(chosen.rules.order, chosen.examples)
-    for folder in facts:
+    for folder in facts[layout.RAW]:
         gathered.add(workdir / "keep" / f"{folder.name}.parquet", folder)
     shards = sorted((workdir / "shards").glob(f"shard-*-of-*.{chosen.output.ending}"))
     found = {
@@ -113,7 +111,7 @@ def write(
         "unreadable": dict(gathered.reasons.most_common()),
         "problems": dict(source.problems),  # what the source found to be no record: not among those read
         "rules": chosen.rules.described(),
-        "evaluation": {name: _evaluation(folders) for name, folders in evaluation.items()},
+        "evaluation": {Path(name).name: _evaluation(facts[name]) for name in facts if name != layout.RAW},
         "shorter_side": _histogram(SIDES, gathered.sides),
         "words": _histogram(WORDS, gathered.words),
         "shards": {path.name: path.stat().st_size for path in shards},

@@ -3,7 +3,6 @@
 Each step finds what it has finished, also after a SIGKILL, and does the rest.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 from align_jax.config import Config, flat, plain
-from align_jax.curation import embeddings, layout, measures, report, settings, shards
+from align_jax.curation import embeddings, inputs, layout, measures, report, settings, shards
 from align_jax.curation.candidates import Candidates
 from align_jax.curation.embeddings import Embedder
 from align_jax.curation.facts import Reader
+from align_jax.curation.layout import RAW
 from align_jax.curation.settings import Settings
 from align_jax.data import source as sources
 from align_jax.data.source import Source
 from align_jax.types import AlignError
-
-RAW = "work/raw"  # the sets of facts, under the work directory; evaluation sources are work/evaluation-0, ...
 
 
 def curate(
@@ -47,7 +45,7 @@ def curate(
     evaluation = [sources.make(**options) for options in chosen.evaluation]
     started_with = {
         workdir / "config.json": flat(plain(config)),
-        workdir / "inputs.json": _inputs(chosen, source, evaluation),
+        workdir / "inputs.json": inputs.of(chosen, source, evaluation),
     }
     for path, found in started_with.items():
         layout.refuse_other(path, found, settings.FREE)
@@ -56,7 +54,7 @@ def curate(
         return
     # Hours of reading come first: what later steps would refuse is refused before.
     run = _Run(chosen, workdir, source, evaluation)
-    if not run.judged.exists():
+    if not run.is_judged():
         from align_jax.curation import pipeline  # seconds, and only this step needs Beam
 
         pipeline.options(beam)
@@ -69,8 +67,7 @@ def curate(
             run.embed(model)
         run.judge(beam, workers_see or str(workdir.absolute()))
         run.write()
-        kept_out = {name.removeprefix("work/"): run.facts[name] for name in run.facts if name != RAW}
-        report.write(workdir, chosen, source, run.facts[RAW], kept_out)
+        report.write(workdir, chosen, source, run.facts)
 
 
 class _Run:
@@ -86,18 +83,13 @@ class _Run:
             name: [workdir / name / piece for piece in layout.pieces(len(reader.source), chosen.records_per_shard)]
             for name, reader in self._readers.items()
         }
-        self.judged = workdir / "work" / "judged.json"
+        self._keep = [workdir / "keep" / f"{folder.name}.parquet" for folder in self.facts[RAW]]
+        self._judged = workdir / "work" / "judged.json"
         self._known = workdir / "work" / "known.npz"
 
     def read(self) -> None:
         """Step A: facts and resized pictures of all sources."""
-        work = [
-            (len(rows), folder, reader, rows)
-            for name, reader in self._readers.items()
-            for folder, rows in zip(
-                self.facts[name], layout.split(len(reader.source), self._chosen.records_per_shard), strict=True
-            )
-        ]
+        work = [(len(rows), folder, self._readers[name], rows) for name, folder, rows in self._shards()]
 
         def one(folder: Path, reader: Reader, rows: range) -> None:
             with layout.whole(folder) as partial:
@@ -107,15 +99,14 @@ class _Run:
 
     def to_embed(self) -> bool:
         """Whether a rule needs the checkpoint, and its work is not done."""
-        embedded = all(self._embedded(folder).exists() for folders in self.facts.values() for folder in folders)
+        embedded = all(self._embedded(folder).exists() for _, folder, _ in self._shards())
         return self._chosen.embedded and not (embedded and (self._known.exists() or not self._chosen.searched))
 
     def embed(self, model: Embedder) -> None:
         """With a checkpoint: embeddings of all pictures, and scores of the texts where a rule reads them."""
         work = [
-            (1, self._embedded(folder), folder, self._chosen.scored and name == RAW)
-            for name, folders in self.facts.items()
-            for folder in folders
+            (len(rows), self._embedded(folder), folder, self._chosen.scored and name == RAW)
+            for name, folder, rows in self._shards()
         ]
 
         def one(target: Path, folder: Path, scored: bool) -> None:
@@ -128,14 +119,18 @@ class _Run:
             share = -(-search.sample // len(self.facts[RAW]))
             sample = [_units(self._embedded(folder))[:share] for folder in self.facts[RAW]]
             evaluation = [_units(self._embedded(folder)) for folder in self._evaluation()]
-            with self.timed("cluster", search.sample), layout.whole(self._known) as partial:
+            with self.timed("cluster"), layout.whole(self._known) as partial:
                 embeddings.save_known(partial, np.concatenate(evaluation), np.concatenate(sample), search)
+
+    def is_judged(self) -> bool:
+        """Whether step B is done."""
+        return self._judged.exists() and all(path.exists() for path in self._keep)
 
     def judge(self, beam: Sequence[str], root: str) -> None:
         """Step B: a keep-list for each shard."""
         from align_jax.curation import pipeline
 
-        if self.judged.exists():
+        if self.is_judged():
             return
         chosen, rules = self._chosen, self._chosen.rules
         evaluation = self._evaluation() if "evaluation_pictures" in rules.order else []
@@ -145,15 +140,14 @@ class _Run:
             f"{RAW}-embedded" if chosen.embedded else "", chosen.scored, "work/known.npz" if chosen.searched else "",
             rules, chosen.search, chosen.counting.top_ngrams, chosen.counting.buckets,
         )  # fmt: skip
-        with self.timed("judge", len(job.shards)):
+        with self.timed("judge"):
             pipeline.run(job, beam)
-        layout.write_json(self.judged, {"shards": len(job.shards)})
+        layout.write_json(self._judged, {"shards": len(job.shards)})
 
     def write(self) -> None:
         """Step C: the shards."""
         chosen = self._chosen
-        keep = [self._workdir / "keep" / f"{folder.name}.parquet" for folder in self.facts[RAW]]
-        places = shards.Places(keep, self.facts[RAW])
+        places = shards.Places(self._keep, self.facts[RAW])
         if not len(places):
             raise AlignError(f"config.rules: expected to keep a record, found none; {self._workdir / 'keep'} says why")
         ranges = layout.split(len(places), chosen.output.records_per_shard)
@@ -170,13 +164,21 @@ class _Run:
         self._each("write", work, one, chosen.threads)
 
     @contextmanager
-    def timed(self, step: str, count: int) -> Iterator[None]:
+    def timed(self, step: str) -> Iterator[None]:
         """Adds a line to work/seconds.jsonl; a step that was killed left none."""
         start = time.perf_counter()
         yield
         path = self._workdir / "work" / "seconds.jsonl"
         with path.open("a") as file:
-            file.write(json.dumps({"step": step, "seconds": time.perf_counter() - start, "count": count}) + "\n")
+            file.write(json.dumps({"step": step, "seconds": time.perf_counter() - start}) + "\n")
+
+    def _shards(self) -> Iterator[tuple[str, Path, range]]:
+        """(set, folder of its facts, records) of all shards."""
+        for name, reader in self._readers.items():
+            for folder, rows in zip(
+                self.facts[name], layout.split(len(reader.source), self._chosen.records_per_shard), strict=True
+            ):
+                yield name, folder, rows
 
     def _evaluation(self) -> list[Path]:
         return [folder for name, folders in self.facts.items() if name != RAW for folder in folders]
@@ -189,9 +191,9 @@ class _Run:
         left = [item for item in work if not item[1].exists()]
         if not left:
             return
-        total, done = (sum(item[0] for item in items) for items in (work, [i for i in work if i not in left]))
-        bar = tqdm(total=total, initial=done, desc=step, unit="record" if step != "embed" else "shard", disable=None)
-        with self.timed(step, total - done), bar, ThreadPoolExecutor(threads) as pool:
+        total, rest = sum(size for size, *_ in work), sum(size for size, *_ in left)
+        bar = tqdm(total=total, initial=total - rest, desc=step, unit="record", disable=None)
+        with self.timed(step), bar, ThreadPoolExecutor(threads) as pool:
             running = {pool.submit(one, *item[1:]): item[0] for item in left}
             try:
                 for future in as_completed(running):
@@ -222,31 +224,6 @@ def _units(folder: Path) -> np.ndarray:
     return rows[np.any(rows != 0, axis=1)]
 
 
-def _inputs(chosen: Settings, source: Source, evaluation: Sequence[Source]) -> dict[str, str]:
-    """What each source reads, by name: records, bytes and digest."""
-    found = {}
-    for name, each in [("source", source), *((f"evaluation[{i}]", each) for i, each in enumerate(evaluation))]:
-        found[f"{name} records"] = str(len(each))
-        for file in each.files():
-            found[f"{name} {file.name}"] = f"{file.records} records, {file.bytes} bytes, digest {file.digest}"
-    if chosen.columns:
-        found["columns"] = _digest([Path(chosen.columns)])
-    if chosen.embedded:
-        folder = Path(chosen.checkpoint)
-        found["checkpoint"] = _digest([folder / "model.safetensors", *sorted((folder / "checkpoints").rglob("*"))])
-    return found
-
-
 def _shards_stand(workdir: Path) -> bool:
     listed = json.loads((workdir / "report.json").read_text())["shards"]
     return all((workdir / "shards" / name).exists() for name in listed)
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    """Of the contents of those that are files."""
-    total = hashlib.blake2b(digest_size=8)
-    for path in paths:
-        if path.is_file():
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "blake2b").digest())
-    return total.hexdigest()
