@@ -3,9 +3,9 @@
 source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
-  efficientnet | losses | step | loop | scaling | decode | pipeline) ;;
+  efficientnet | losses | step | loop | scaling | decode | pipeline | threads | index | curate) ;;
   [!-]*)
-    echo "error: expected efficientnet, losses, step, loop, scaling, decode or pipeline, found $1" >&2
+    echo "error: expected one of the names that --help lists, found $1" >&2
     exit 2
     ;;
   *)
@@ -17,15 +17,18 @@ bash launch/bench.sh loop [--rounds=3]           the training loop against its b
 bash launch/bench.sh scaling                     bytes of the collectives of a step on 1, 2, 4 and 8 devices
 bash launch/bench.sh decode [--rounds=10]        JPEG to training window against libjpeg-turbo, Pillow and tf.data
 bash launch/bench.sh pipeline [--workers=2]      the stream of training rows against webdataset on the same tars
-Both take --photos=DIR, a folder of JPEG files; by default 20 photographs of ImageNet. decode makes an environment of
-its own with tensorflow-cpu beside ours, or takes the one whose python is named by TENSORFLOW_PYTHON.
+bash launch/bench.sh threads [--rounds=3]        readers as threads and as processes
+bash launch/bench.sh index [--records=10000000]  the index of shards: time and memory to open it and to look things up
+bash launch/bench.sh curate [--pairs=20000]      curation of pairs with known defects: time of each step, drops by rule
+decode and pipeline take --photos=DIR, a folder of JPEG files; by default 20 photographs of ImageNet. decode makes an
+environment of its own with tensorflow-cpu beside ours, or takes the one whose python is named by TENSORFLOW_PYTHON.
 HELP
     exit 0
     ;;
 esac
 what="$1"
 shift
-setup demo test bench
+setup demo test bench curate
 if [ "$what" = efficientnet ] || [ "$what" = step ] || [ "$what" = pipeline ]; then
   references
 fi
@@ -48,4 +51,4 @@ if [ "$what" = decode ]; then
 fi
 # As launch/demo.sh: huge pages for what is allocated anew at each step, for both sides.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
-PYTHONPATH=. exec .venv/bin/python "launch/bench_$what.py" "$@"
+PYTHONPATH=.:tests exec .venv/bin/python "launch/bench_$what.py" "$@"

@@ -22,7 +22,7 @@ def encode(features: Mapping[str, Value]) -> bytes:
             feature.int64_list.value.extend(values)
         else:
             feature.float_list.value.extend(values)
-    return example.SerializeToString()
+    return example.SerializeToString(deterministic=True)  # else the order of a map is that of a salted hash
 
 
 def decode(serialized: bytes) -> dict[str, list[bytes] | list[int] | list[float]]:
