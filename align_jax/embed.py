@@ -3,7 +3,6 @@
 python -m align_jax.embed --model=runs/demo --manifest=pairs.jsonl --images=photos --out=embeddings
 """
 
-import dataclasses
 import shutil
 import zlib
 from pathlib import Path
@@ -56,25 +55,26 @@ def embed_source(model: Model, source: Source, out: Path) -> None:
 
 
 class _Reader:
-    """The images of some records; `records` keeps the rest of those that were read."""
+    """The images of some records."""
 
     def __init__(self, source: Source, rows: range):
-        self.records: dict[int, Record] = {}
         self._source, self._rows = source, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Any:
-        record = self._source[self._rows[index]]
-        self.records[index] = dataclasses.replace(record, image=b"")
-        return record.image
+        return self._source[self._rows[index]].image
+
+    def about(self, index: int) -> Record:
+        """The rest of a record."""
+        return self._source.about(self._rows[index])
 
 
 def _embed_piece(model: Model, reader: _Reader, folder: Path) -> None:
     with jax.set_mesh(model.mesh):
         images, bad = model.embedder.images(model.params, model.model_state, reader)
-        records = [reader.records[i] for i in range(len(reader))]
+        records = [reader.about(i) for i in range(len(reader))]
         pairs = [(record.id, text) for record in records for text in record.texts if text.strip()]
         unique = {text: row for row, text in enumerate(dict.fromkeys(text for _, text in pairs))}
         texts = np.zeros((0, images.shape[1]), images.dtype)

@@ -177,7 +177,6 @@ def test_a_second_build_writes_nothing(flickr, tmp_path, capsys):
         (lambda d: edit(d, lambda image: image["sentences"][1].pop("sentid")), "image 4: a sentence: expected"),
         (lambda d: edit(d, lambda image: image.update(split="dev")), r"expected a split of \['train'.*found 'dev'"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_a_wrong_layout_is_one_line(flickr, tmp_path, change, match):
     change(flickr)
@@ -471,7 +470,6 @@ def truncate(path):
         ("parquet", lambda d: pq.write_table(pa.table({"url": ["x"]}), d / "00001.parquet"),
          r"columns key, url, status, caption and one of \('jpg', 'png', 'webp'\).*, found \['url'\]"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_an_unfinished_download_is_one_line(tmp_path, form, change, match):
     img2dataset(tmp_path / "cc12m" / "train", form, attempts())
@@ -547,7 +545,6 @@ def test_a_caption_that_is_no_text_is_counted(tmp_path):
          r"urls\.txt:2: expected a line for each of .*captions\.txt, found one without"),
         ("sbu_captions", "SBU_captioned_photo_dataset_urls.txt", "a.jpg\n", r"urls\.txt:1: expected a URL, found 'a"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_a_wrong_list_is_one_line(tmp_path, name, file, text, match):
     write(tmp_path / name / "train" / "picture.jpg", jpeg(1))

@@ -116,10 +116,10 @@ def test_embedding_goes_on_after_a_kill(model, pairs, tmp_path, monkeypatch):
     check_embeddings(tmp_path / "out", model, pairs)
 
 
-def test_each_record_is_read_once(model, pairs, tmp_path):
-    class Counting:
+def test_each_image_is_read_once(model, pairs, tmp_path):
+    class Counting(sources.Source):
         def __init__(self, source):
-            self.source, self.read, self.classes = source, [], source.classes
+            self.source, self.read = source, []
 
         def __len__(self):
             return len(self.source)
@@ -128,8 +128,8 @@ def test_each_record_is_read_once(model, pairs, tmp_path):
             self.read.append(index)
             return self.source[index]
 
-        def texts(self):
-            return self.source.texts()
+        def about(self, index):
+            return self.source.about(index)
 
     source = Counting(sources.make(name="manifest", path=str(pairs)))
     embed.embed_source(model, source, tmp_path / "out")

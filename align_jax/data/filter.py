@@ -85,6 +85,10 @@ class Filtered(Source):
     def __getitem__(self, index: int) -> Record:
         return self._source[int(self._kept[index])]
 
+    def about(self, index: int) -> Record:
+        """All of a record but its image."""
+        return self._source.about(int(self._kept[index]))
+
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
         mask = np.zeros(len(self._source), bool)
@@ -92,10 +96,10 @@ class Filtered(Source):
         return self._source.ids().filter(pa.array(mask))
 
     def texts(self) -> Iterator[str]:
-        """All texts, in order. Each record is read, since a source does not tell where the texts of one end."""
+        """All texts, in order."""
         for index in range(len(self)):
             try:
-                yield from self[index].texts
+                yield from self.about(index).texts
             except BadExample:  # counted when it is met in training
                 continue
 

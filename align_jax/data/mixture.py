@@ -1,6 +1,7 @@
 """Several sources in one, each with a weight: its share of the training rows, whatever its size."""
 
 import bisect
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -47,9 +48,13 @@ class Mixture(Source):
         return self._firsts[-1]
 
     def __getitem__(self, index: int) -> Record:
-        number = bisect.bisect_right(self._firsts, index) - 1
-        record = self._sources[number][index - self._firsts[number]]
-        return Record(f"{number}/{record.id}", record.image, record.texts, f"{number}/{record.group}", record.label)
+        number, part, place = self._part_of(index)
+        return _numbered(number, part[place])
+
+    def about(self, index: int) -> Record:
+        """All of a record but its image."""
+        number, part, place = self._part_of(index)
+        return _numbered(number, part.about(place))
 
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
@@ -68,6 +73,11 @@ class Mixture(Source):
         """The files of all parts."""
         return [file for part in self._sources for file in part.files()]
 
+    def _part_of(self, index: int) -> tuple[int, Source, int]:
+        """(number of the part, the part, the record's index in it)."""
+        number = bisect.bisect_right(self._firsts, index) - 1
+        return number, self._sources[number], index - self._firsts[number]
+
     def _classes(self) -> tuple[str, ...]:
         found = {part.classes: number for number, part in reversed(list(enumerate(self._sources))) if part.classes}
         if len(found) > 1:
@@ -77,6 +87,10 @@ class Mixture(Source):
                 f"source {first} and {len(other)} others in source {second}; leave out the labels of one"
             )
         return next(iter(found), ())
+
+
+def _numbered(number: int, record: Record) -> Record:
+    return dataclasses.replace(record, id=f"{number}/{record.id}", group=f"{number}/{record.group}")
 
 
 def _part(number: int, given: Mapping[str, Any]) -> tuple[Source, float]:

@@ -51,9 +51,11 @@ class Shards(Source):
     def __getitem__(self, index: int) -> Record:
         index = range(len(self))[index]
         row = self._rows.row(index)
-        group = row["id"] if row["group"] is None else row["group"]
-        image = self._image(index, self._files[row["shard"]], row)
-        return Record(row["id"], image, tuple(row["texts"]), group, row["label"])
+        return _record(row, self._image(index, self._files[row["shard"]], row))
+
+    def about(self, index: int) -> Record:
+        """All of a record but its image: what stands in the index."""
+        return _record(self._rows.row(range(len(self))[index]), b"")
 
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
@@ -78,6 +80,11 @@ class Shards(Source):
         for column in columns:
             changes[1:] |= column[1:] != column[:-1]
         return np.flatnonzero(changes)
+
+
+def _record(row: Mapping[str, Any], image: bytes | str) -> Record:
+    group = row["id"] if row["group"] is None else row["group"]
+    return Record(row["id"], image, tuple(row["texts"]), group, row["label"])
 
 
 class ByteRanges(Shards):

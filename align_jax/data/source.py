@@ -66,6 +66,10 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Record: ...
 
+    def about(self, index: int) -> Record:
+        """All of a record but its image, which is left empty where reading it would cost something."""
+        return self[index]
+
     def ids(self) -> pa.ChunkedArray:
         """`Record.id` of all records, in order, as strings."""
         ...

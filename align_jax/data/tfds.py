@@ -1,5 +1,6 @@
 """Any prepared TensorFlow Datasets data set with images and texts, read by name without TensorFlow."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,14 +75,21 @@ class TfdsPairs(Source):
 
     def __getitem__(self, index: int) -> Record:
         row = self._rows[index]
-        label = int(row[self._label]) if self._label else -1
-        name = row[self._id].decode() if self._id else str(index)
-        return Record(id=name, image=row[self._image], texts=self._words(row, label), group=name, label=label)
+        return self._record(index, row, self._words(row))
+
+    def about(self, index: int) -> Record:
+        """All of a record but its image; no texts where they cannot be used."""
+        row = self._rows[index]
+        try:
+            texts = self._words(row)
+        except BadExample:  # counted where the record is drawn
+            texts = ()
+        return dataclasses.replace(self._record(index, row, texts), image=b"")
 
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
         if self._id:
-            return pa.chunked_array([[self[i].id for i in range(len(self))]], pa.string())
+            return pa.chunked_array([[self.about(i).id for i in range(len(self))]], pa.string())
         return pc.cast(pa.chunked_array([np.arange(len(self))]), pa.string())
 
     def files(self) -> list[File]:
@@ -90,15 +98,16 @@ class TfdsPairs(Source):
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""
-        for row in self._rows:
-            try:
-                yield from self._words(row, int(row[self._label]) if self._label else -1)
-            except BadExample:
-                continue  # counted where the record is drawn
+        return (text for i in range(len(self)) for text in self.about(i).texts)
 
-    def _words(self, row: dict, label: int) -> tuple[str, ...]:
+    def _record(self, index: int, row: dict, texts: tuple[str, ...]) -> Record:
+        name = row[self._id].decode() if self._id else str(index)
+        label = int(row[self._label]) if self._label else -1
+        return Record(id=name, image=row[self._image], texts=texts, group=name, label=label)
+
+    def _words(self, row: dict) -> tuple[str, ...]:
         if self._texts is None:
-            return (self.classes[label],)
+            return (self.classes[int(row[self._label])],)
         found = row[self._texts]
         found = [found] if isinstance(found, bytes | str) else list(found)
         return captions.usable(found)

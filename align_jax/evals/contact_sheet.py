@@ -31,7 +31,7 @@ class ContactSheet:
         self._source = sources.make(**source)
         asked: dict[str, str] = {}  # group -> the canonical text of its first image
         for index in range(len(self._source)):
-            record = self._source[index]
+            record = self._source.about(index)
             if record.texts and record.texts[0].strip():
                 asked.setdefault(record.group, record.texts[0])
         if not asked or queries < 1 or top < 1:
@@ -81,7 +81,7 @@ class ContactSheet:
         sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
 
     def _group(self, index: int) -> str:
-        return self._source[int(index)].group
+        return self._source.about(int(index)).group
 
 
 def _wrapped(text: str) -> str:

@@ -48,8 +48,8 @@ class Embedder:
         bad: dict[int, str] = {}
 
         def pixels(index: int) -> np.ndarray:
-            item = images[index]
             try:
+                item = images[index]
                 return self.pairs.image(getattr(item, "image", item))
             except BadExample as error:
                 bad[index] = str(error)
@@ -100,9 +100,9 @@ def protocol_of(options: Mapping[str, Any]) -> str:
 def left_out(source: Source, bad: Mapping[int, str]) -> str:
     """What a protocol says of unreadable images; the log names each. AlignError where no image can be read."""
     for index, reason in sorted(bad.items()):
-        logging.warning("evaluation: %s of record %s", reason, source[index].id)
+        logging.warning("evaluation: %s of record %s", reason, source.about(index).id)
     if len(bad) == len(source):
         raise AlignError(f"evaluation: expected images, found none of {len(source)} readable ({min(bad.values())})")
-    named = [f"{source[index].id} ({bad[index]})" for index in sorted(bad)[:NAMED]]
+    named = [f"{source.about(index).id} ({bad[index]})" for index in sorted(bad)[:NAMED]]
     more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     return f", {len(bad)} images left out: {', '.join(named)}{more}" if bad else ""

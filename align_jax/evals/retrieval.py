@@ -41,7 +41,7 @@ class Retrieval:
         groups: list[str] = []
         texts: dict[str, set[str]] = {}
         for index in range(len(self._source)):
-            record = self._source[index]
+            record = self._source.about(index)
             groups.append(record.group)
             for text in filter(str.strip, record.texts):
                 texts.setdefault(text, set()).add(record.group)

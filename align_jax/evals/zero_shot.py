@@ -20,7 +20,7 @@ class ZeroShot:
         """`templates` hold '{}' for the class; `classes` replace the names that the source has, in its order."""
         self._embedder, self._name, self._templates = embedder, name, tuple(templates)
         self._source, self._protocol = sources.make(**source), protocol_of(source)
-        self._labels = np.array([self._source[i].label for i in range(len(self._source))])
+        self._labels = np.array([self._source.about(i).label for i in range(len(self._source))])
         self._classes = tuple(classes) or self._source.classes
         if not self._classes or self._labels.min() < 0:
             raise AlignError(f"evals.{name}: expected a source with classes and a label for each record")
