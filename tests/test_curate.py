@@ -135,6 +135,18 @@ def test_the_shards_hold_what_is_kept(planted, done):
         assert np.abs(np.asarray(picture, int) - np.asarray(wanted, int)).mean() < 4
 
 
+def test_the_sources_read_what_was_curated(done, tmp_path):
+    kept = [row for row in keep_lists(done) if not row["rule"]]
+    source = sources.make(
+        name="array_record", path=str(done / "shards" / "*.array_record"), index=str(tmp_path / "index")
+    )
+    records = [source[i] for i in range(len(source))]
+    assert [record.group for record in records] == [row["id"] for row in kept]
+    assert [record.id.partition("/")[2] for record in records] == [row["id"] for row in kept]
+    assert [list(record.texts) for record in records] == [row["texts"] for row in kept]
+    assert {images.decode(record.image).size for record in records} == {(96, 96)} and not source.problems
+
+
 def test_the_pipeline_equals_plain_python(planted, done):
     """Every number that Beam finds, from the sidecars by strings and dictionaries."""
     rows = table(done / "work" / "raw").to_pylist()
