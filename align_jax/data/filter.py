@@ -6,19 +6,20 @@ that stays takes 8 bytes a record.
 """
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv, json
 
 from align_jax.config import call
+from align_jax.data import storage
 from align_jax.data.source import BadExample, File, Record, Source
 from align_jax.types import AlignError
 
@@ -46,27 +47,33 @@ class Sidecar:
         if any(isinstance(bound, bool) or not isinstance(bound, int | float) or bound != bound for bound in bounds):
             raise AlignError(f"filter {self.path}: expected numbers as min and max, found {self.min!r}, {self.max!r}")
 
-    def read(self) -> tuple[pa.ChunkedArray, np.ndarray]:
-        """(ids as strings, bool: whether each may take part)."""
-        table = _read(self.path, self.column)
+    def read(self) -> tuple[pa.ChunkedArray, np.ndarray, File]:
+        """(ids as strings, bool: whether each may take part, what was read)."""
+        table, file = _read(self.path, self.column)
         ids = table["id"]
         if ids.null_count:
             raise AlignError(f"filter {self.path}: expected an id in each row, found {ids.null_count} rows without one")
         if self.column is None:
-            return ids, np.ones(len(ids), bool)
+            return ids, np.ones(len(ids), bool), file
         scores = table[self.column].to_numpy()  # null becomes NaN, which no bound allows
         low = -np.inf if self.min is None else self.min
         high = np.inf if self.max is None else self.max
-        return ids, (scores >= low) & (scores <= high)
+        return ids, (scores >= low) & (scores <= high), file
 
 
 class Filtered(Source):
     """The records of `source` at the indices `kept`, which rise."""
 
-    def __init__(self, source: Source, kept: np.ndarray, problems: Mapping[str, int] = MappingProxyType({})):
+    def __init__(
+        self,
+        source: Source,
+        kept: np.ndarray,
+        problems: Mapping[str, int] = MappingProxyType({}),
+        sidecars: Sequence[File] = (),
+    ):
         if not len(kept):
             raise AlignError(f"filter: expected a record left of each part, found none of {len(source)}; leave it out")
-        self._source, self._kept = source, kept
+        self._source, self._kept, self._sidecars = source, kept, tuple(sidecars)
         self.classes = source.classes
         self.problems = MappingProxyType(Counter(source.problems) + Counter(problems))
         if source.blocks is not None:  # those of which a record is left
@@ -104,8 +111,8 @@ class Filtered(Source):
                 continue
 
     def files(self) -> list[File]:
-        """The files of the source."""
-        return self._source.files()
+        """The files of the source, and the sidecars."""
+        return [*self._source.files(), *self._sidecars]
 
 
 def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str) -> Filtered:
@@ -119,11 +126,13 @@ def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str)
     ids = source.ids()
     allowed = np.ones(len(ids), bool)
     problems: Counter[str] = Counter()
+    sidecars: list[File] = []
     for number, options in enumerate(filter):
         if isinstance(options, str):  # what a single sidecar, not in a list, comes apart into
             raise AlignError(f"{where}: expected filter as a list of {{'path': ...}}, found {options!r} in it")
         sidecar = call(Sidecar, options, where=f"{where}: filter[{number}]")
-        listed, may = sidecar.read()
+        listed, may, file = sidecar.read()
+        sidecars.append(file)
         rows = _rows(ids, listed, sidecar.path, where)
         known = rows < len(ids)
         problems[f"filter {sidecar.path}: id unknown to the source"] += int((~known).sum())
@@ -137,7 +146,7 @@ def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str)
         counts = ", ".join(f"{count} {reason}" for reason, count in (+problems).items())
         raise AlignError(f"{where}: expected a record that its filter allows, found none of {len(ids)} ({counts})")
     pa.default_memory_pool().release_unused()  # what the dictionaries took
-    return Filtered(source, np.flatnonzero(allowed), +problems)
+    return Filtered(source, np.flatnonzero(allowed), +problems, sidecars)
 
 
 def _rows(ids: pa.ChunkedArray, listed: pa.ChunkedArray, path: str, where: str) -> np.ndarray:
@@ -154,8 +163,8 @@ def _rows(ids: pa.ChunkedArray, listed: pa.ChunkedArray, path: str, where: str) 
     return of_listed
 
 
-def _read(path: str, column: str | None) -> pa.Table:
-    """Columns id (string) and, if given, `column` (float64, null where there is none)."""
+def _read(path: str, column: str | None) -> tuple[pa.Table, File]:
+    """Columns id (string) and, if given, `column` (float64, null where there is none); and the file."""
     kinds = {"id": pa.string()} | ({column: pa.float64()} if column else {})
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
     if column is None:
@@ -165,17 +174,17 @@ def _read(path: str, column: str | None) -> pa.Table:
         raise AlignError(f"filter {path}: expected a file that ends in one of {sorted(readers)}, found {suffix!r}")
     expected = "id (a string)" + (f" and {column} (a number)" if column else "")
     try:
-        with fsspec.open(path, "rb") as file:
-            table = readers[suffix](file, kinds)
+        data = storage.read(path)
+        table = readers[suffix](pa.BufferReader(data), kinds)
     except FileNotFoundError as error:
         raise AlignError(f"filter {path}: expected a file, found none; check data.source.filter") from error
-    except (pa.ArrowException, OSError, ImportError) as error:
+    except (pa.ArrowException, OSError) as error:
         found = " ".join(str(error).split())
         raise AlignError(f"filter {path}: expected {expected} in each row, found: {found}") from error
     for name in kinds:
         if name not in table.column_names or table[name].null_count == len(table):
             raise AlignError(f"filter {path}: expected {expected} in each row, found no {name}")
-    return table
+    return table, File(path, len(table), len(data), hashlib.blake2b(data, digest_size=8).hexdigest())
 
 
 def _read_parquet(file: Any, kinds: dict[str, pa.DataType]) -> pa.Table:
