@@ -136,9 +136,8 @@ def test_what_a_filtered_source_gives(tmp_path):
     found = filtered(source, [{"path": path}], where="source")
     assert len(found) == 4 and found.files()[:-1] == source.files() and found.problems["no image"] == 2
     sidecar = found.files()[-1]
-    assert (sidecar.name, sidecar.records, sidecar.bytes) == (path, 4, os.path.getsize(path)) and len(
-        sidecar.digest
-    ) == 16
+    assert (sidecar.name, sidecar.records, sidecar.bytes) == (path, 4, os.path.getsize(path))
+    assert len(sidecar.digest) == 16
     assert found.blocks.tolist() == [0, 1, 2, 3]  # of the five blocks, the second is empty
     assert list(found.texts()) == ["text of a", "text of d", "text of h"]
     with pytest.raises(BadExample, match="damaged"):
