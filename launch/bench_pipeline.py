@@ -25,23 +25,7 @@ from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.text import WordPiece
 
-WORDS = (
-    "a",
-    "photograph",
-    "of",
-    "one",
-    "two",
-    "red",
-    "old",
-    "large",
-    "dog",
-    "house",
-    "tree",
-    "car",
-    "on",
-    "the",
-    "street",
-)
+WORDS = "a photograph of one two red old large dog house tree car on the street".split()
 BATCH, TEXT_LENGTH = 64, 64
 SHARDS = 4
 WARM_UP = 10  # batches
