@@ -25,7 +25,7 @@ from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.text import WordPiece
 
-WORDS = "a photograph of one two red old large dog house tree car on the street".split()
+TEXT = "a photograph of one two red old large dog house tree car on the street"
 BATCH, TEXT_LENGTH = 64, 64
 SHARDS = 4
 WARM_UP = 10  # batches
@@ -39,7 +39,7 @@ def write(folder: Path, files: Sequence[bytes], pairs: int) -> None:
     for shard in range(SHARDS):
         with webdataset.TarWriter(str(folder / f"{shard:05}.tar")) as tar:
             for number in range(shard * pairs // SHARDS, (shard + 1) * pairs // SHARDS):
-                image, text = files[number % len(files)], " ".join(rng.choice(WORDS, 12))
+                image, text = files[number % len(files)], " ".join(rng.choice(TEXT.split(), 12))
                 tar.write({"__key__": f"{number:06}", "jpg": image, "txt": text})
                 (folder / f"{number:06}.jpg").write_bytes(image)
                 lines.append(json.dumps({"id": f"{number:06}", "image": f"{number:06}.jpg", "text": text}) + "\n")
@@ -48,7 +48,7 @@ def write(folder: Path, files: Sequence[bytes], pairs: int) -> None:
 
 def tokenizer() -> WordPiece:
     """Of the captions."""
-    return WordPiece.train(WORDS * 2, vocab_size=256)
+    return WordPiece.train([TEXT] * 2, vocab_size=256)
 
 
 def ours(folder: Path, source: str, workers: int, batches: int) -> Iterator[Any]:
