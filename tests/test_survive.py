@@ -101,7 +101,8 @@ def test_a_run_that_hangs_ends_with_its_stacks(finished_run, tmp_path):
     assert "error: nothing was finished for 3 s (config.watch.minutes)" in err
     stacks = (tmp_path / "run" / "hung.log").read_text()
     assert "nothing was finished for 3 s; the stacks of all threads:" in stacks
-    assert "in train" in stacks and "in read_bytes" in stacks, "the loop, and the reader that it waits for"
+    reader = re.search(r'storage\.py", line \d+ in read', stacks)
+    assert "in train" in stacks and reader, "the loop, and the reader that it waits for"
     assert events(tmp_path / "run")[-1]["event"] == "hung"
 
 
@@ -110,7 +111,7 @@ def test_steps_that_are_not_finite_leave_bundles_and_end_the_run(tmp_path, capsy
     config.optim.learning_rate, config.steps, config.checkpoint.every = 1e38, 20, 1
     with pytest.raises(AlignError, match=r"steps 2 to 4 were not finite, 3 in a row") as error:
         main.run(config, tmp_path / "run")
-    assert "learning rate too high (it is 1e+38)" in str(error.value) and "parameters, such as" in str(error.value)
+    assert "learning rate too high (it is 8.5e+37)" in str(error.value) and "parameters, such as" in str(error.value)
     assert sorted(path.name for path in (tmp_path / "run" / "replay").iterdir()) == ["step-2", "step-3", "step-4"]
     bundle = json.loads((tmp_path / "run" / "replay" / "step-2" / "bundle.json").read_text())
     assert bundle["step"] == 2 and bundle["seed"] == 0 and bundle["batch_size"] == 8 and len(bundle["rng"]) == 2

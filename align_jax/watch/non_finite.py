@@ -34,8 +34,8 @@ class NonFinite:
         tell: Callable[..., None],
     ):
         """`limit` in a row end the run; `parameters`: paths, in the order of the norms; `ids(position)`: of this
-        process's rows of the batch that step position + 1 trains on; `facts` stand in every bundle; `tell(step, event,
-        text, **facts)`."""
+        process's rows of the batch that step position + 1 trains on; `facts` stand in every bundle; `tell(event, text,
+        **facts)`."""
         self._folder, self._limit, self._parameters = folder, limit, tuple(parameters)
         self._ids, self._facts, self._tell = ids, dict(facts), tell
         self._row = 0
@@ -51,8 +51,8 @@ class NonFinite:
         by_parameter = dict(zip(self._parameters, np.asarray(jax.device_get(norms)).tolist(), strict=True))
         path = self._bundle(step, values, by_parameter) if self._written < BUNDLES else None
         self._tell(
-            step, "non_finite", f"step {step} was not finite (loss {values['loss']:.4g}) and changed nothing"
-            + (f"; {path} has what it takes to replay it" if path else ""), path=str(path or ""),
+            "non_finite", f"step {step} was not finite (loss {values['loss']:.4g}) and changed nothing"
+            + (f"; {path} has what it takes to replay it" if path else ""), step=step, path=str(path or ""),
         )  # fmt: skip
         if self._row >= self._limit:
             raise AlignError(self._story(step, values, by_parameter))
