@@ -28,7 +28,8 @@ def _guarded(call: Callable[[], int | None]) -> int | None:
     try:
         return call()
     except AlignError as error:
-        _fail(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        _end(2)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
@@ -53,7 +54,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _fail(text: str) -> NoReturn:
     print(f"error: {text}", file=sys.stderr)
-    _end(2)
+    sys.exit(2)
 
 
 def _end(status: int) -> NoReturn:

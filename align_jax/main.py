@@ -38,18 +38,23 @@ def run(config: Config, workdir: Path, *, wait: float = 300.0) -> int:
     """
     configs.check(config)
     stages = runs.stage_configs(config, workdir)
+    for stage, folder in stages:
+        configs.refuse_other(stage, folder / "config.json")
+    opened = [sources.make(**stage.data.source) for stage, _ in stages]
     facts = {"workdir": str(workdir.absolute())}
-    for _, folder in stages:  # hosts that do not see the same folder would start from different steps
+    for (_, folder), source in zip(stages, opened, strict=True):
+        provenance.refuse_other_data(source, folder / "run.json")
+        # Hosts that do not see the same folder would start from different steps, or read different records.
         facts[f"last checkpoint in {folder}"] = str(latest(folder / "checkpoints"))
+        facts[f"digest of the data of {folder}"] = provenance.digest(source)
     start(configs.flat(configs.plain(config)) | facts, seconds=wait)
-    return 0 if all(_run(stage, folder) for stage, folder in stages) else PREEMPTED
+    ended = (_run(stage, folder, source) for (stage, folder), source in zip(stages, opened, strict=True))
+    return 0 if all(ended) else PREEMPTED
 
 
-def _run(config: Config, workdir: Path) -> bool:
+def _run(config: Config, workdir: Path, source: sources.Source) -> bool:
     """Whether the run has come to its end."""
     files.check_writable(workdir)
-    configs.refuse_other(config, workdir / "config.json")
-    source = sources.make(**config.data.source)
     parts = runs.prepare(config, workdir, source)
     rows = parts.stream(source)
     evaluators = parts.evaluators()

@@ -1,12 +1,17 @@
-"""What a run was made of: code, packages, machine and data, so that its report can name them."""
+"""What a run is made of: code, packages, machine and data. Its report names them, a resumed run must find its data."""
 
+import hashlib
+import json
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from align_jax import code
 from align_jax.data.source import Source
+from align_jax.types import AlignError
 
 PACKAGES = ("align_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "simplejpeg",
             "tokenizers", "tensorflow-datasets", "libtpu")  # fmt: skip
@@ -26,6 +31,28 @@ def describe(source: Source) -> dict[str, Any]:
             "files": [file._asdict() for file in source.files()],
         },
     }
+
+
+def digest(source: Source) -> str:
+    """Of the data, wherever they lie: what all hosts of a run must have the same."""
+    rows = [[file.records, file.digest] for file in source.files()]
+    return hashlib.blake2b(json.dumps([len(source), rows]).encode(), digest_size=8).hexdigest()
+
+
+def refuse_other_data(source: Source, path: Path) -> None:
+    """Refuses to continue the run that stands at `path`, its run.json, on other data than it began with."""
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())["data"]
+    empty = {"name": "no file", "records": 0, "digest": "none"}
+    for old, file in zip_longest(before["files"], source.files()):
+        old, new = old or empty, file._asdict() if file else empty
+        if (old["records"], old["digest"]) != (new["records"], new["digest"]):
+            raise AlignError(
+                f"{path.parent} holds a run on {old['name']} with {old['records']:,} records, digest {old['digest']}, "
+                f"now found {new['name']} with {new['records']:,}, digest {new['digest']}; give another --workdir or "
+                "the same data"
+            )
 
 
 def _version(package: str) -> str:

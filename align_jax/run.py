@@ -127,6 +127,7 @@ class Rows:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """From step `start` on; what is skipped is written down as it is consumed."""
+        self.skips.resume(start, len(self.stream.rows))
         for step, (batch, skips) in enumerate(self.stream.from_step(start), start):
             self.skips.add(step, len(self.stream.rows), skips)
             yield batch

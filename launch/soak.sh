@@ -9,7 +9,7 @@ case "${1:---help}" in
     cat <<'HELP'
 bash launch/soak.sh prove                  all ways to compute a step against the plain one, in float64 and float32
 bash launch/soak.sh plan                   configs/align_l2.py compiled for v3, v4, v5p and v6e; fails where it does not fit
-bash launch/soak.sh kill [--kills=10]      a run that is killed again and again against one that is left alone
+bash launch/soak.sh kill [--kills=100]     a run that is killed again and again against one that is left alone
 bash launch/soak.sh fuzz [--count=10000]   mutated pictures, tar and TFRecord shards, as many of each
 HELP
     [[ "${1:---help}" == -* ]] && exit 0

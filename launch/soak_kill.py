@@ -1,5 +1,8 @@
 """A run of the demo's config that is killed at random moments and started again, against one that nobody disturbs.
 
+Half of the kills come at a random time after the start, so that some meet it while it starts, compiles or restores, the
+others soon after a random step. Each must meet a living process.
+
 Both must write the same losses and end with the same weights, bit for bit.
 """
 
@@ -15,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-SECONDS_A_STEP = 0.1  # about
+AFTER = 0.2  # seconds after a step in which a kill may come
 
 
 def command(workdir: Path, steps: int) -> list[str]:
@@ -42,27 +45,51 @@ def reached(workdir: Path) -> int:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     flags = parser.parse_args()
     moments = random.Random(flags.seed)
-    targets = sorted(moments.sample(range(1, flags.steps), flags.kills))
     with tempfile.TemporaryDirectory() as folder:
         calm, killed = Path(folder) / "calm", Path(folder) / "killed"
-        subprocess.run(command(calm, flags.steps), check=True, stderr=subprocess.DEVNULL)
-        for done, target in enumerate(targets, 1):
-            with subprocess.Popen(command(killed, flags.steps), stderr=subprocess.DEVNULL) as process:
-                while reached(killed) < target and process.poll() is None:
-                    time.sleep(0.05)
-                time.sleep(moments.uniform(0, 2 * SECONDS_A_STEP))
+        with start(calm, flags.steps) as process:
+            begun = time.monotonic()
+            while not reached(calm):
+                time.sleep(0.05)
+            until_first = time.monotonic() - begun
+            assert process.wait() == 0
+        at_steps = sorted(moments.sample(range(1, flags.steps * 3 // 4), flags.kills // 2))
+        kills: list[int | None] = [*at_steps, *[None] * (flags.kills - len(at_steps))]
+        kills = in_order(kills, moments)
+        for done, target in enumerate(kills, 1):
+            with start(killed, flags.steps) as process:
+                if target is None:
+                    time.sleep(moments.uniform(0, 1.2 * until_first))
+                else:
+                    while reached(killed) < target and process.poll() is None:
+                        time.sleep(0.05)
+                    time.sleep(moments.uniform(0, AFTER))
+                assert process.poll() is None, f"kill {done} came too late: the run was over; give more --steps"
                 process.kill()
             print(f"kill {done}: at step {reached(killed)} of {flags.steps}", flush=True)
-        subprocess.run(command(killed, flags.steps), check=True, stderr=subprocess.DEVNULL)
-        assert losses(killed) == losses(calm), "losses differ"
+        with start(killed, flags.steps) as process:
+            assert process.wait() == 0
+        assert losses(killed) == losses(calm) and len(losses(calm)) == flags.steps, "losses differ"
         one, other = (load_file(run / "export" / "model.safetensors") for run in (calm, killed))
         assert one.keys() == other.keys() and all(np.array_equal(one[path], other[path]) for path in one)
         print(f"{flags.kills} kills in {flags.steps} steps: the same losses and weights, bit for bit")
+
+
+def start(workdir: Path, steps: int) -> subprocess.Popen:
+    """The run, silent."""
+    return subprocess.Popen(command(workdir, steps), stderr=subprocess.DEVNULL)
+
+
+def in_order(kills: list[int | None], moments: random.Random) -> list[int | None]:
+    """Kills at times, None, scattered among those at steps, which keep their order."""
+    steps = iter([kill for kill in kills if kill is not None])
+    scattered = moments.sample(kills, len(kills))
+    return [None if kill is None else next(steps) for kill in scattered]
 
 
 if __name__ == "__main__":

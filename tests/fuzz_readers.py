@@ -19,7 +19,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from align_jax.data.pair_example import PairExample
 from align_jax.data.rows import Rows
-from align_jax.data.tar import IMAGES, scan_tar
+from align_jax.data.tar import Names, scan_tar
 from align_jax.data.tfrecord import scan_records
 from align_jax.types import AlignError
 
@@ -89,7 +89,7 @@ def _mend(data: bytearray, start: int) -> None:
 
 def read_tar(data: bytes) -> Rows:
     rows = Rows("s", PLACES)
-    scan_tar(io.BytesIO(data), len(data), rows, texts=("txt", "json.caption"), images=IMAGES)
+    scan_tar(io.BytesIO(data), len(data), rows, Names(("txt", "json.caption"), group="json.group"))
     return rows
 
 

@@ -57,8 +57,11 @@ def test_by_steps_by_minutes_and_after_evaluations(small, tmp_path, monkeypatch)
     checkpoints.judge(12, [Result("R@1", 0.5, 10, "")])
     assert checkpoints.due(12) and not checkpoints.due(13)
     checkpoints.wait()
+    monkeypatch.setattr(checkpoint.time, "time", lambda: 1e12)
+    assert not checkpoints.due(13), "a wall clock that jumps ahead changes nothing"
     monkeypatch.setattr(checkpoint.time, "time", lambda: 0.0)
-    assert not checkpoints.due(13), "a wall clock that is set back changes nothing"
+    clock[0] += 121
+    assert checkpoints.due(13), "nor does one that is set back"
 
 
 @pytest.mark.parametrize("options", [{"every": 0}, {"every": 1, "keep": 0}, {"every": 1, "minutes": -1.0}])

@@ -11,8 +11,9 @@ from tiny_run import config as tiny_config
 from tiny_run import manifest
 
 from align_jax import config as configs
-from align_jax import files, main, train
+from align_jax import files, main, provenance, train
 from align_jax import state as states
+from align_jax.data import source as sources
 from align_jax.types import AlignError
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,7 @@ def refused(config, workdir, match):
         ("data.shuffle", "block", "config.data.shuffle: expected 'auto', 'global' or 'blocks', found 'block'"),
         ("data.shuffle", "blocks", "config.data.shuffle: expected a source that is stored in blocks"),
         ("data.shuffle_window", 0, "config.data.shuffle_window: expected at least 1 block, found 0"),
-        ("data.source.filter", ({"path": "keep.txt"},), "filter keep.txt: expected a file, found none"),
+        ("data.source.filter", ({"path": "keep.txt"},), r"filter keep.txt: expected .*keep.txt, found no such file"),
         ("data.source.pth", "", "source 'manifest': unknown key 'pth'; did you mean 'path'"),
         ("mesh.fdsp", 1, "config.mesh: unknown key 'fdsp'; did you mean 'fsdp'"),
         ("steps", 0, "config.steps: expected a whole number of at least 1, found 0"),
@@ -121,6 +122,18 @@ def test_a_run_of_another_config_is_refused_and_kept(config, tmp_path):
         main.run(config, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == before
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_other_data_are_refused(config, tmp_path):
+    """A manifest that has grown: other records would stand at each place of the run."""
+    workdir, manifest_file = tmp_path / "run", Path(config.data.source.path)
+    files.write_json(workdir / "run.json", provenance.describe(sources.make(**config.data.source)))
+    text = manifest_file.read_text()
+    manifest_file.write_text(text + text.splitlines()[0].replace("n0", "n99") + "\n")
+    with pytest.raises(AlignError, match=r"pairs.jsonl with 16 records, digest .*, now found .* with 17"):
+        main.run(config, workdir)
+    manifest_file.write_text(text)
+    provenance.refuse_other_data(sources.make(**config.data.source), workdir / "run.json")
 
 
 def test_how_a_run_is_watched_may_change(config, tmp_path):

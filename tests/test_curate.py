@@ -148,6 +148,16 @@ def test_the_sources_read_what_was_curated(done, tmp_path):
     assert {images.decode(record.image).size for record in records} == {(96, 96)} and not source.problems
 
 
+def test_keep_lists_are_filters(planted, done):
+    """The raw pairs, without shards of their own: those that curation keeps, with all of their texts."""
+    path = str(done / "keep" / "*.parquet")
+    pairs = {"name": "manifest", "path": str(planted.folder / "pairs.jsonl")}
+    source = sources.make(**pairs, filter=({"path": path, "column": "rule", "equals": ""},))
+    assert source.ids().to_pylist() == [row["id"] for row in keep_lists(done) if not row["rule"]]
+    assert len([file for file in source.files() if "keep" in file.name]) == len(list((done / "keep").iterdir()))
+    assert len(sources.make(**pairs, filter=({"path": path},))) == len(planted.rows), "without a column all are listed"
+
+
 def test_the_pipeline_equals_plain_python(planted, done):
     """Every number that Beam finds, from the sidecars by strings and dictionaries."""
     rows = table(done / "work" / "raw").to_pylist()

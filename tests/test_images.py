@@ -239,6 +239,11 @@ def test_what_is_no_picture_says_why(tmp_path):
         assert reason(image) == "image unreadable", image
 
 
+def test_a_path_that_leads_nowhere_is_a_bad_example():
+    assert reason("x" * 300 + ".jpg") == "image file missing"
+    assert reason("zz://bucket/a.jpg") == "image unreadable"
+
+
 def test_a_failing_disk_is_no_bad_example(monkeypatch):
     def fail(path):
         raise OSError(5, "Input/output error")

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "optim": {"types", "paths", "sharding"},
     "state": {"types", "paths", "split", "sharding", "optim"},
     "checkpoint": LOW | {"paths", "sharding", "optim", "state"},
-    "provenance": {"code", "data"},
+    "provenance": {"types", "code", "data"},
     "watch": {"types", "files", "metrics"},
     "train": {"types", "sharding", "state", "optim", "metrics", "checkpoint"},
     "towers": LOW | {"models"},

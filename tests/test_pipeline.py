@@ -207,3 +207,19 @@ def test_a_small_share_passes(tmp_path):
     log = SkipLog(tmp_path / "skipped.jsonl", max_share=0.02)
     for step in range(100):
         log.add(step, 100, bad(1))
+
+
+def test_skips_are_counted_on_after_a_resume(tmp_path):
+    """What a killed run wrote beyond its checkpoint comes again; the share of bad records is that of the whole run."""
+    path = tmp_path / "skipped.jsonl"
+    log = SkipLog(path, max_share=0.02)
+    for step in range(6):
+        log.add(step, 100, bad(2))
+    resumed = SkipLog(path, max_share=0.02)
+    resumed.resume(4, 100)
+    assert resumed.reasons.total() == 8 and path.read_text().count("\n") == 8
+    for step in range(4, 10):
+        resumed.add(step, 100, bad(2))
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [s for s in range(10) for _ in "ab"]
+    with pytest.raises(AlignError, match="found 21 beside 1000 good ones"):
+        resumed.add(9, 0, bad(1))

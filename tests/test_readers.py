@@ -105,6 +105,19 @@ def test_tar_texts_of_members_and_fields(tmp_path):
     assert len(sources.make(**options, texts="json.caption")) == 2
 
 
+def test_tar_key_group_and_label_of_a_field(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for key, fields in (("0", {"uid": "x1", "show": 7, "kind": "b"}), ("1", {"uid": None, "kind": "a"}), ("2", [])):
+            writer.write({"__key__": key, "jpg": PAIRS[0].image, "txt": "a text", "json": fields})
+    options = {"name": "tar", "path": str(tmp_path / "a.tar")}
+    source = sources.make(**options, key="json.uid", group="json.show", label="json.kind")
+    records = [source[i] for i in range(3)]
+    assert [(record.id, record.group, record.label) for record in records] == [
+        ("a/x1", "7", 1), ("a/1", "a/1", 0), ("a/2", "a/2", -1)
+    ]  # fmt: skip
+    assert source.classes == ("a", "b")
+
+
 def test_tar_images_by_their_ending(tmp_path):
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         writer.write({"__key__": "x", "left.jpg": b"left", "png": b"png", "webp": b"webp", "txt": "text"})

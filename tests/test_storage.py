@@ -186,7 +186,7 @@ def test_a_bucket_that_is_not_there(bucket):
         ("gs://a/b.tar", r'expected a package that reads gs://; run: pip install "align-jax\[gcs\]"'),
         ("s3://a/b.tar", r'expected a package that reads s3://; run: pip install "align-jax\[s3\]"'),
         ("abfs://a/b.tar", r"expected a package that reads abfs://; run: pip install .*adlfs"),
-        ("nope://a/b.tar", "expected a path or a protocol that fsspec knows, found nope://"),
+        ("nope://a/b.tar", "expected a protocol that fsspec knows, found nope://"),
     ],
 )
 def test_a_missing_package_is_named(path, message):

@@ -15,50 +15,61 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv, json
 
 from align_jax.config import call
-from align_jax.data import storage
+from align_jax.data import listing, storage
 from align_jax.data.source import BadExample, File, Record, Source
 from align_jax.types import AlignError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """A file that says which records take part: those that it lists, or those whose score lies in [min, max].
+    """Files that say which records take part: those that they list, or those whose `column` allows it.
 
-    `path`: .txt with one id a line, or .parquet, .csv or .jsonl with a column `id`; local or in a bucket.
-    `column`: the score, a number; a record without one, or with NaN, does not take part. None: all that are listed do.
+    `path`: .txt with one id a line, or .parquet, .csv or .jsonl with a column `id`; local or in a bucket, and a pattern
+    where it is several files. `column`: a number in [min, max], or a text that is `equals`; a record without one, or
+    with NaN, does not take part. None: all that are listed do.
     """
 
     path: str
     column: str | None = None
     min: float | None = None
     max: float | None = None
+    equals: str | None = None
 
     def __post_init__(self):
         bounds = [bound for bound in (self.min, self.max) if bound is not None]
-        if (self.column is None) != (not bounds):
+        ways = bool(bounds) + (self.equals is not None)
+        if ways != (self.column is not None):
             raise AlignError(
-                f"filter {self.path}: expected a column with min, max or both, or none of the three, found "
-                f"column={self.column!r}, min={self.min!r}, max={self.max!r}"
+                f"filter {self.path}: expected a column with min, max or both, or with equals, or none of them, found "
+                f"column={self.column!r}, min={self.min!r}, max={self.max!r}, equals={self.equals!r}"
             )
         if any(isinstance(bound, bool) or not isinstance(bound, int | float) or bound != bound for bound in bounds):
             raise AlignError(f"filter {self.path}: expected numbers as min and max, found {self.min!r}, {self.max!r}")
 
-    def read(self) -> tuple[pa.ChunkedArray, np.ndarray, File]:
+    def read(self) -> tuple[pa.ChunkedArray, np.ndarray, list[File]]:
         """(ids as strings, bool: whether each may take part, what was read)."""
-        table, file = _read(self.path, self.column)
+        kinds = {"id": pa.string()}
+        if self.column is not None:
+            kinds[self.column] = pa.float64() if self.equals is None else pa.string()
+        found = [_read(file.path, kinds) for file in listing.expand(self.path, where=f"filter {self.path}")]
+        table, read = pa.concat_tables(part for part, _ in found), [file for _, file in found]
         ids = table["id"]
         if ids.null_count:
             raise AlignError(f"filter {self.path}: expected an id in each row, found {ids.null_count} rows without one")
         if self.column is None:
-            return ids, np.ones(len(ids), bool), file
+            return ids, np.ones(len(ids), bool), read
+        if self.equals is not None:
+            same = pc.call_function("equal", [table[self.column], pa.scalar(self.equals)])
+            return ids, same.fill_null(False).to_numpy(), read
         scores = table[self.column].to_numpy()  # null becomes NaN, which no bound allows
         low = -np.inf if self.min is None else self.min
         high = np.inf if self.max is None else self.max
-        return ids, (scores >= low) & (scores <= high), file
+        return ids, (scores >= low) & (scores <= high), read
 
 
 class Filtered(Source):
@@ -131,8 +142,8 @@ def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str)
         if isinstance(options, str):  # what a single sidecar, not in a list, comes apart into
             raise AlignError(f"{where}: expected filter as a list of {{'path': ...}}, found {options!r} in it")
         sidecar = call(Sidecar, options, where=f"{where}: filter[{number}]")
-        listed, may, file = sidecar.read()
-        sidecars.append(file)
+        listed, may, read = sidecar.read()
+        sidecars += read
         rows = _rows(ids, listed, sidecar.path, where)
         known = rows < len(ids)
         problems[f"filter {sidecar.path}: id unknown to the source"] += int((~known).sum())
@@ -163,16 +174,16 @@ def _rows(ids: pa.ChunkedArray, listed: pa.ChunkedArray, path: str, where: str) 
     return of_listed
 
 
-def _read(path: str, column: str | None) -> tuple[pa.Table, File]:
-    """Columns id (string) and, if given, `column` (float64, null where there is none); and the file."""
-    kinds = {"id": pa.string()} | ({column: pa.float64()} if column else {})
+def _read(path: str, kinds: dict[str, pa.DataType]) -> tuple[pa.Table, File]:
+    """The columns `kinds`, null where there is no value; and the file."""
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
-    if column is None:
+    if len(kinds) == 1:
         readers[".txt"] = _read_txt
     suffix = PurePosixPath(path).suffix
     if suffix not in readers:
         raise AlignError(f"filter {path}: expected a file that ends in one of {sorted(readers)}, found {suffix!r}")
-    expected = "id (a string)" + (f" and {column} (a number)" if column else "")
+    words = {pa.string(): "string", pa.float64(): "number"}
+    expected = " and ".join(f"{name} (a {words[kind]})" for name, kind in kinds.items())
     try:
         data = storage.read(path)
         table = readers[suffix](pa.BufferReader(data), kinds)

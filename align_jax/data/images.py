@@ -12,6 +12,7 @@ What cannot be used is a BadExample, for one of these reasons:
   image damaged        the decoder met data that make no picture
 """
 
+import errno
 import io
 import re
 import warnings
@@ -114,8 +115,12 @@ def _read(path: str) -> bytes:
         return storage.read(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadExample("image file missing") from error
-    except (IsADirectoryError, PermissionError, ValueError) as error:  # ValueError: no path can be spelt so
-        raise BadExample("image unreadable") from error
+    except (IsADirectoryError, PermissionError, ValueError, storage.UnknownProtocol) as error:
+        raise BadExample("image unreadable") from error  # ValueError: no path can be spelt so
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # names that lead nowhere; the disk is well
+            raise BadExample("image file missing") from error
+        raise
 
 
 def _jpeg(data: bytes, at_least: int | None) -> np.ndarray:

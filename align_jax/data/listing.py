@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align_jax.data.storage import Stored, absolute, filesystem, is_remote, retried
+from align_jax.data.storage import FIRST, Stored, absolute, filesystem, is_remote, retried
 from align_jax.types import AlignError
 
 LISTED = 8  # files of one folder from which on it is listed, instead of asked for each
 Info = Mapping[str, Any]  # of a file, as fsspec tells it
 
 
-def expand(patterns: str | Sequence[str]) -> list[Stored]:
+def expand(patterns: str | Sequence[str], *, where: str = "data.source.path") -> list[Stored]:
     """The files of one pattern or several, sorted by path, each once.
 
     Braces stand for several patterns, `{000..012}` with its zeros and `{a,b}`, and each of them must find a file; `*`,
@@ -21,7 +21,7 @@ def expand(patterns: str | Sequence[str]) -> list[Stored]:
     patterns = [patterns] if isinstance(patterns, str) else patterns
     names = [absolute(name) for pattern in patterns for name in braces(pattern)]
     if not names:
-        raise AlignError("data.source.path: expected a file or a pattern of files, found none")
+        raise AlignError(f"{where}: expected a file or a pattern of files, found none")
     plain = {name for name in names if not re.search(r"[*?[]", name)}
     together = Counter(name.rpartition("/")[0] for name in plain)
     listed = {folder: _listing(folder) for folder, count in together.items() if count >= LISTED}
@@ -34,7 +34,7 @@ def expand(patterns: str | Sequence[str]) -> list[Stored]:
             info = listed[folder].get(last) if folder in listed else _info(name)
             matches = {name: info} if info else {}
         if not matches:
-            raise AlignError(f"data.source.path: expected {name}, found no such file; check the path and the pattern")
+            raise AlignError(f"{where}: expected {name}, found no such file; check the path and the pattern")
         found |= {path: _stored(path, info) for path, info in matches.items()}
     return [found[path] for path in sorted(found)]
 
@@ -64,7 +64,7 @@ def braces(pattern: str) -> list[str]:
 def _glob(pattern: str) -> dict[str, Info]:
     """Path -> what is known of it, of all files that match."""
     fs, name = filesystem(pattern)
-    found = retried(lambda: fs.glob(name, detail=True), pattern)
+    found = retried(lambda: fs.glob(name, detail=True), pattern, FIRST)
     protocol = f"{pattern.partition('://')[0]}://" if is_remote(pattern) else ""
     return {
         path if is_remote(path) else protocol + path: info for path, info in found.items() if info["type"] == "file"
@@ -75,7 +75,7 @@ def _listing(folder: str) -> dict[str, Info]:
     """Name -> what is known of it, of all files of a folder."""
     fs, name = filesystem(folder)
     try:
-        found = retried(lambda: fs.ls(name, detail=True), folder)
+        found = retried(lambda: fs.ls(name, detail=True), folder, FIRST)
     except FileNotFoundError:
         return {}
     return {info["name"].rpartition("/")[2]: info for info in found if info["type"] == "file"}
@@ -85,7 +85,7 @@ def _info(path: str) -> Info | None:
     """What is known of one file; None where there is none."""
     fs, name = filesystem(path)
     try:
-        info = retried(lambda: fs.info(name), path)
+        info = retried(lambda: fs.info(name), path, FIRST)
     except FileNotFoundError:
         return None
     return info if info["type"] == "file" else None

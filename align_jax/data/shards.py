@@ -36,11 +36,12 @@ class Shards(Source):
         """`index`: folder of the index; by default one in the cache folder, by hash of `kind`, `path` and `options`."""
         patterns = listed(path)
         request = {"layout": 1, "kind": kind, "path": [storage.absolute(pattern) for pattern in patterns], **options}
-        name = hashlib.blake2b(json.dumps(request).encode(), digest_size=16).hexdigest()
+        written = json.dumps(request)
+        name = hashlib.blake2b(written.encode(), digest_size=16).hexdigest()
         folder = Path(index) if index else cache_folder() / "index" / name
         self._files = listing.expand(patterns)
         prefixes = names([file.path for file in self._files])
-        opened = open_index(folder, self._files, scan, places=places, prefixes=prefixes, request=request)
+        opened = open_index(folder, self._files, scan, places=places, prefixes=prefixes, request=json.loads(written))
         self.classes = opened.classes
         self.problems: Mapping[str, int] = opened.problems
         self._rows, self._shards = opened.rows, opened.shards

@@ -18,6 +18,17 @@ class SkipLog:
         self._rows = 0
         self.reasons: Counter[str] = Counter()
 
+    def resume(self, step: int, rows: int) -> None:
+        """Takes up a run after `step` steps of `rows` rows: what it wrote of later steps is to come again."""
+        self._rows = step * rows
+        if not self._path.exists():
+            return
+        skips = [skip for line in self._path.read_text().splitlines() if (skip := json.loads(line))["step"] < step]
+        partial = self._path.with_name(self._path.name + ".partial")
+        partial.write_text("".join(json.dumps(skip) + "\n" for skip in skips))
+        partial.replace(self._path)
+        self.reasons = Counter(skip["reason"] for skip in skips)
+
     def add(self, step: int, rows: int, skips: list[dict[str, Any]]) -> None:
         """Counts one consumed batch of `rows` rows."""
         self._rows += rows

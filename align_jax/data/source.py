@@ -93,7 +93,9 @@ def make(*, name: str = "", filter: Sequence[Mapping[str, Any]] = (), **options:
     module, cls = SOURCES[name]
     source = call(getattr(importlib.import_module(module), cls), options, where=f"source {name!r}")
     if not len(source):
-        raise AlignError(f"source {name!r}: expected at least one record, found none; check its path and split")
+        problems = ", ".join(f"{count:,} {reason}" for reason, count in source.problems.items())
+        found = f"found none ({problems})" if problems else "found none"
+        raise AlignError(f"source {name!r}: expected at least one record, {found}; check its path and split")
     if not filter:
         return source
     from align_jax.data.filter import filtered  # which imports this module

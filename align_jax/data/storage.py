@@ -11,7 +11,8 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from logging import getLogger
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ from align_jax.data.lru import Lru
 from align_jax.types import AlignError
 
 WAITS = (1, 2, 4, 8, 16)  # seconds before a read is tried again
+FIRST = (1,)  # the same for what is asked before anything was read: more often it is a mistake than a passing fault
 CHUNK = 1 << 23  # bytes of one request where a remote file is read in order
 OPEN = 128  # local files that are kept open
 EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # protocol -> extra of this package
@@ -31,9 +33,17 @@ FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, ValueError, Typ
 
 Value = TypeVar("Value")
 
+# They report each of their own tries with a traceback; what comes of it is told here, in a line.
+for _library in ("gcsfs", "aiobotocore", "google.auth"):
+    getLogger(_library).setLevel("CRITICAL")
+
 
 class StorageError(AlignError):
     """A file that cannot be read now. It says nothing about its records."""
+
+
+class UnknownProtocol(AlignError):
+    """A path in a form that nothing here reads."""
 
 
 class Stored(NamedTuple):
@@ -175,19 +185,19 @@ def filesystem(path: str) -> tuple[Any, str]:
         wanted = f'"align-jax[{EXTRAS[protocol]}]"' if protocol in EXTRAS else f"what reads it ({_line(error)})"
         raise AlignError(f"{path}: expected a package that reads {protocol}://; run: pip install {wanted}") from error
     except ValueError as error:
-        raise AlignError(f"{path}: expected a path or a protocol that fsspec knows, found {protocol}://") from error
+        raise UnknownProtocol(f"{path}: expected a protocol that fsspec knows, found {protocol}://") from error
 
 
-def retried(call: Callable[[], Value], path: str) -> Value:
+def retried(call: Callable[[], Value], path: str, waits: Iterable[float] | None = None) -> Value:
     """`call()`, again and again while what it raises may pass; FileNotFoundError as it is, all else as StorageError."""
-    waits = iter(WAITS)
+    left = iter(WAITS if waits is None else waits)
     while True:
         try:
             return call()
         except FileNotFoundError:
             raise
         except Exception as error:
-            wait = next(waits, None)
+            wait = next(left, None)
             if wait is None or isinstance(error, FINAL):
                 raise _unreadable(path, error) from error
             logging.warning("%s: %s; tried again in about %s s", path, _line(error), wait)
