@@ -1,7 +1,7 @@
 """A run of the demo's config that is killed at random moments and started again, against one that nobody disturbs.
 
-Half of the kills come at a random time after the start, so that some meet it while it starts, compiles or restores, the
-others soon after a random step. Each must meet a living process.
+Half of the kills come at a random time before the first step, while it starts, restores or compiles, the others soon
+after one of the next steps. Each must meet a living process.
 
 Both must write the same losses and end with the same weights, bit for bit.
 """
@@ -53,25 +53,24 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         calm, killed = Path(folder) / "calm", Path(folder) / "killed"
         with start(calm, flags.steps) as process:
-            begun = time.monotonic()
-            while not reached(calm):
-                time.sleep(0.05)
-            until_first = time.monotonic() - begun
             assert process.wait() == 0
-        at_steps = sorted(moments.sample(range(1, flags.steps * 3 // 4), flags.kills // 2))
-        kills: list[int | None] = [*at_steps, *[None] * (flags.kills - len(at_steps))]
-        kills = in_order(kills, moments)
-        for done, target in enumerate(kills, 1):
+        until_step = 10.0  # seconds from a start to its first step, as the last life showed
+        for number in range(1, flags.kills + 1):
+            before = reached(killed)
             with start(killed, flags.steps) as process:
-                if target is None:
-                    time.sleep(moments.uniform(0, 1.2 * until_first))
-                else:
+                begun = time.monotonic()
+                if number % 2:
+                    target = before + moments.randint(1, 2 * flags.steps // flags.kills)
                     while reached(killed) < target and process.poll() is None:
                         time.sleep(0.05)
+                        if reached(killed) == before:
+                            until_step = time.monotonic() - begun
                     time.sleep(moments.uniform(0, AFTER))
-                assert process.poll() is None, f"kill {done} came too late: the run was over; give more --steps"
+                else:
+                    time.sleep(moments.uniform(0, until_step))
+                assert process.poll() is None, f"kill {number} came too late: the run was over; give more --steps"
                 process.kill()
-            print(f"kill {done}: at step {reached(killed)} of {flags.steps}", flush=True)
+            print(f"kill {number}: at step {reached(killed)} of {flags.steps}", flush=True)
         with start(killed, flags.steps) as process:
             assert process.wait() == 0
         assert losses(killed) == losses(calm) and len(losses(calm)) == flags.steps, "losses differ"
@@ -83,13 +82,6 @@ def main():
 def start(workdir: Path, steps: int) -> subprocess.Popen:
     """The run, silent."""
     return subprocess.Popen(command(workdir, steps), stderr=subprocess.DEVNULL)
-
-
-def in_order(kills: list[int | None], moments: random.Random) -> list[int | None]:
-    """Kills at times, None, scattered among those at steps, which keep their order."""
-    steps = iter([kill for kill in kills if kill is not None])
-    scattered = moments.sample(kills, len(kills))
-    return [None if kill is None else next(steps) for kill in scattered]
 
 
 if __name__ == "__main__":
