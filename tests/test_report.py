@@ -181,7 +181,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path):
         "optim.name": "lamb", "data.source.name": "manifest", "data.source.path": "pairs.jsonl", "freeze": '["a", "b"]',
     }  # fmt: skip
     assert "kernel" in found.sections["parameters"] and "img" in found.tags
-    assert "See below: 3 skipped samples, 2 non-finite steps, 1 doctor's signs." in head
+    assert "See below: 3 skipped samples, 2 non-finite steps, 1 sign of trouble." in head
     assert "damaged" not in head
 
 

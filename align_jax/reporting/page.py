@@ -93,11 +93,17 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
+def _plural(what: str) -> str:
+    """'signs of trouble' of 'sign of trouble'."""
+    first, space, rest = what.partition(" of ")
+    return f"{first}s{space}{rest}"
+
+
 def _notes(records: Records, signs: int) -> list[str]:
     """What one should know before one reads on."""
-    counts = ((records.skips.reasons.total(), "skipped samples"), (_non_finite(records), "non-finite steps"),
-              (signs, "doctor's signs"))  # fmt: skip
-    seen = [f"{count:,} {what}" for count, what in counts if count]
+    counts = ((records.skips.reasons.total(), "skipped sample"), (_non_finite(records), "non-finite step"),
+              (signs, "sign of trouble"))  # fmt: skip
+    seen = [f"{count:,} {what if count == 1 else _plural(what)}" for count, what in counts if count]
     back = timeline(records.events).back
     times = "once" if len(back) == 1 else f"{len(back):,} times"
     return [
