@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from align_jax.data.text import WordCounts, WordPiece
@@ -90,6 +90,7 @@ words_of = st.lists(st.sampled_from("abcdefgh"), max_size=12).map(" ".join)
 
 @settings(deadline=None, max_examples=60)
 @given(texts=st.lists(words_of, max_size=30), most=st.integers(1, 8))
+@example(texts=["a a b b c d e"], most=1)
 def test_counts_are_exact_up_to_the_bound_and_never_too_high(texts, most):
     exact = collections.Counter(word for text in texts for word in text.split())
     found = counted(texts, most=most)

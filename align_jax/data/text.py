@@ -43,7 +43,7 @@ class WordCounts:
         self.texts += 1
         self.words += len(words)
         self.forgotten += len(words) - len(short)
-        if len(self.counts) > self._most:
+        while len(self.counts) > self._most:  # more than once, where one text brings many new words
             self._forget()
 
     def _forget(self) -> None:
