@@ -144,6 +144,11 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     if not 0 < data["crop"] <= data["resize"]:
         raise AlignError(f"config.data: expected 0 < crop <= resize, found {data['crop']} and {data['resize']}")
     configs.check_keys(config.watch, WATCH, WATCH, where="config.watch")
+    if config.watch.minutes <= 0 or config.watch.non_finite < 1:
+        raise AlignError(
+            "config.watch: expected minutes above 0 and non_finite of at least 1, found "
+            f"{config.watch.minutes} and {config.watch.non_finite}"
+        )
     best = config.checkpoint.get("best", "")
     if best and (best.split("/")[0] not in config.evals or not config.evaluate_every):
         raise AlignError(

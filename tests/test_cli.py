@@ -47,6 +47,8 @@ def refused(config, workdir, match):
         ("task.image.widht", 1.0, "config.task.image: unknown key 'widht'; did you mean 'width'"),
         ("task.text.layrs", 1, "config.task.text: unknown key 'layrs'; did you mean 'layers'"),
         ("data.resiz", 1, "config.data: unknown key 'resiz'; did you mean 'resize'"),
+        ("watch.minutes", 0.0, "config.watch: expected minutes above 0 and non_finite of at least 1, found 0.0 and 3"),
+        ("watch.minuts", 1.0, "config.watch: unknown key 'minuts'; did you mean 'minutes'"),
         ("checkpoint", {"every": 1, "best": "x/top1"}, r"config.checkpoint.best: .* found 'x/top1' and 0"),
         ("data.vocab.sise", 1, "config.data.vocab: unknown key 'sise'; did you mean 'size'"),
         ("data.shuffle", "block", "config.data.shuffle: expected 'auto', 'global' or 'blocks', found 'block'"),

@@ -215,6 +215,8 @@ def test_skips_are_counted_on_after_a_resume(tmp_path):
     log = SkipLog(path, max_share=0.02)
     for step in range(6):
         log.add(step, 100, bad(2))
+    with path.open("a") as file:
+        file.write('{"step": 6, "posi')  # killed while it was writing
     resumed = SkipLog(path, max_share=0.02)
     resumed.resume(4, 100)
     assert resumed.reasons.total() == 8 and path.read_text().count("\n") == 8

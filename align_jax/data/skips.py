@@ -23,7 +23,8 @@ class SkipLog:
         self._rows = step * rows
         if not self._path.exists():
             return
-        skips = [skip for line in self._path.read_text().splitlines() if (skip := json.loads(line))["step"] < step]
+        lines = self._path.read_text().split("\n")[:-1]  # what follows the last end of a line was cut off by a kill
+        skips = [skip for line in lines if (skip := json.loads(line))["step"] < step]
         partial = self._path.with_name(self._path.name + ".partial")
         partial.write_text("".join(json.dumps(skip) + "\n" for skip in skips))
         partial.replace(self._path)

@@ -6,6 +6,7 @@ The run saves at the next step boundary and ends with status PREEMPTED, on which
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from urllib.request import Request, urlopen
@@ -56,8 +57,7 @@ class Preemption:
                 with urlopen(request, timeout=90) as reply:
                     found = reply.read().decode().strip()
             except OSError:
-                if threading.Event().wait(PAUSE):
-                    return
+                time.sleep(PAUSE)
                 continue
             if found not in ("", NOTICES[notice]):
                 os.kill(os.getpid(), signal.SIGTERM)

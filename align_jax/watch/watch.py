@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from align_jax.metrics import Recorder
-from align_jax.types import AlignError, Mean
+from align_jax.types import Mean
 from align_jax.watch.non_finite import NonFinite
 from align_jax.watch.preemption import Preemption
 from align_jax.watch.watchdog import Watchdog
@@ -20,8 +20,6 @@ class Watch:
 
     def __init__(self, workdir: Path, recorder: Recorder, non_finite: NonFinite, *, minutes: float, metadata: str):
         """`minutes` without a sign of life end the process; `metadata`: address of the machine's metadata server."""
-        if minutes <= 0:
-            raise AlignError(f"config.watch.minutes: expected a number above 0, found {minutes}")
         self._non_finite = non_finite
         self._preemption = Preemption(metadata)
         self._watchdog = Watchdog(
