@@ -4,7 +4,6 @@ python -m align_jax.embed --model=runs/demo --manifest=pairs.jsonl --images=phot
 """
 
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from align_jax.data import source as sources
 from align_jax.data.source import Record, Source
 from align_jax.model import Model, load
 from align_jax.types import AlignError
+from align_jax.weights import digest
 
 PIECE = 4096  # records that are read, embedded and written at once; what a kill can cost
 IMAGES = pa.schema([("id", pa.string()), ("group", pa.string()), ("label", pa.int32()), ("skipped", pa.string())])
@@ -36,7 +36,7 @@ def embed_source(model: Model, source: Source, out: Path) -> None:
     Each record is read once, a piece at a time. A piece has the same four files; finished ones are kept, and used by
     the next run with the same weights and number of records.
     """
-    pieces = out / f"pieces-{_checksum(model):08x}-{len(source)}"
+    pieces = out / f"pieces-{digest(model.params, model.model_state)}-{len(source)}"
     with tqdm(total=len(source), unit="image", desc=f"embedding into {out}", disable=None) as bar:
         for start in range(0, len(source), PIECE):
             rows = range(start, min(start + PIECE, len(source)))
@@ -108,14 +108,6 @@ def _join(folders: list[Path], out: Path, name: str) -> None:
         for folder in folders:
             writer.write_table(pq.read_table(folder / f"{name}.parquet"))
     partial.replace(out / f"{name}.parquet")
-
-
-def _checksum(model: Model) -> int:
-    """Names the weights, so that pieces of another model are never joined with this one's."""
-    total = 0
-    for leaf in jax.tree.leaves((model.params, model.model_state)):
-        total = zlib.crc32(np.asarray(leaf).tobytes(), total)
-    return total
 
 
 def main(_: list[str]) -> None:

@@ -20,6 +20,7 @@ from align_jax.data import vocab
 from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
+from align_jax.evals import statistics
 from align_jax.evals.embedding import Embedder
 from align_jax.hosts import place as places
 from align_jax.metrics import Recorder
@@ -92,11 +93,12 @@ class Run:
         """All results of a state; which weights they are of is part of the protocol."""
         params = self.optimizer.averaged(state.params, state.opt_state)
         weights = f"{'last' if self.optimizer.ema is None else 'averaged'} weights at step {int(state.step)}"
-        return [
-            result._replace(protocol=f"{result.protocol}, {weights}")
-            for evaluator in evaluators
-            for result in evaluator.run(params, state.model_state)
-        ]
+        with self.embedder.remembering():
+            return [
+                result._replace(protocol=f"{result.protocol}, {weights}")
+                for evaluator in evaluators
+                for result in evaluator.run(params, state.model_state)
+            ]
 
     def fresh(self) -> TrainState:
         """A new state on the devices."""
@@ -168,8 +170,13 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
 
 
 def write_results(results: list[Result], workdir: Path) -> None:
-    """Writes eval.json: a list of {name, value, n, protocol}."""
-    files.write_json(workdir / "eval.json", [result._asdict() for result in results])
+    """Writes eval.json: a list of {name, value, n, protocol, interval (95 %, or null), facts}."""
+    rows = [
+        {"name": result.name, "value": result.value, "n": result.n, "protocol": result.protocol,
+         "interval": result.outcome and statistics.interval(result.outcome), "facts": dict(result.facts)}
+        for result in results
+    ]  # fmt: skip
+    files.write_json(workdir / "eval.json", rows)
 
 
 def describe(state: TrainState) -> str:

@@ -13,11 +13,14 @@ This module imports nothing of ours and, at run time, no jax: the data workers i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
 
 PyTree = Any
 Params = PyTree  # nested dicts of f32 arrays, owned by the optimizer
@@ -101,6 +104,27 @@ class Evaluator(Protocol):
         """Yields results; the same numbers on one device or many."""
         ...
 
+    def panels(self) -> Iterator[Any]:
+        """Pictures of what the last `run` found, of the kinds of `evals/panels.py`; by default none."""
+        return iter(())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What each example gave: from these come a result's interval and its comparison with another model's.
+
+    kind "mean": the value is the mean over `parts` of the mean of each (all are one part where None); "median": the
+    median of `values`; "draws": `values` are bootstrap draws of the value, the same draws for every model.
+    """
+
+    values: np.ndarray  # f32 [n]
+    units: np.ndarray | None = (
+        None  # int [n]: examples that belong together, such as an image's captions; None: none do
+    )
+    parts: np.ndarray | None = None  # int [n]
+    kind: str = "mean"
+    ids: str = ""  # digest of what was asked, in order: outcomes with the same are of the same examples
+
 
 class Result(NamedTuple):
     """One number that a user reads, with how it was measured."""
@@ -109,3 +133,5 @@ class Result(NamedTuple):
     value: float
     n: int  # examples behind the value
     protocol: str  # split, prompts, crop, ties: what one must know to compare it
+    outcome: Outcome | None = None
+    facts: Mapping[str, str] = MappingProxyType({})  # for programs: digests of "data", "prompts"; "crop"

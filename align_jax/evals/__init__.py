@@ -27,6 +27,6 @@ def make(
         missing = [need for need in KINDS[kind].needs if need not in functions]
         if missing:
             raise AlignError(f"evals.{name}: needs {missing[0]!r}, the task offers {sorted(functions)}")
-        given = {"folder": workdir} if kind == "contact_sheet" else {}
-        found.append(call(KINDS[kind], options, where=f"evals.{name}", embedder=embedder, name=name, **given))
+        given = {"embedder": embedder, "name": name, "folder": workdir}
+        found.append(call(KINDS[kind], options, where=f"evals.{name}", **given))
     return found

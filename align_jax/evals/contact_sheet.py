@@ -8,16 +8,15 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from align_jax import files
 from align_jax.data import images as reading
-from align_jax.data import source as sources
 from align_jax.evals.embedding import Embedder, left_out
-from align_jax.types import AlignError, ModelState, Params, Result
+from align_jax.types import AlignError, Evaluator, ModelState, Params, Result
 
 TILE, PICTURE, GAP, MARGIN = 92, 72, 8, 36  # pixels
 TEXT_WIDTH, HEADER, GUTTER = 216, 104, 56
 PAPER, CARD, LINE, INK, PALE, RIGHT = "#f5f5f7", "#ffffff", "#e3e3e8", "#1d1d22", "#7b7d87", "#1f9d57"
 
 
-class ContactSheet:
+class ContactSheet(Evaluator):
     """Writes <folder>/<name>.png: `queries` texts of a source, each with its `top` nearest images."""
 
     needs = ("embed_images", "embed_texts")
@@ -28,7 +27,7 @@ class ContactSheet:
     ):  # fmt: skip
         """`seed` draws the queries: a fair sample, not the best ones."""
         self._embedder, self._path, self._top, self._title = embedder, folder / f"{name}.png", top, title
-        self._source = sources.make(**source)
+        self._source = embedder.open(source)
         asked: dict[str, str] = {}  # group -> the canonical text of its first image
         for index in range(len(self._source)):
             record = self._source.about(index)

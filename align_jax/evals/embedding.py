@@ -1,7 +1,9 @@
 """Embeds whole sources with a task's functions: in batches over the mesh, the last one padded, results on the host."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import jax
@@ -10,6 +12,7 @@ from absl import logging
 from tqdm import tqdm
 
 from align_jax import sharding
+from align_jax.data import source as sources
 from align_jax.data.pairs import Pairs
 from align_jax.data.source import BadExample, Source
 from align_jax.types import AlignError, Batch, ModelState, Params
@@ -31,8 +34,10 @@ class Embedder:
     """Compiles each function for batches of `batch_size` rows, and for the next power of two where there are fewer."""
 
     def __init__(self, functions: dict[str, Function], pairs: Pairs, *, mesh: jax.sharding.Mesh, batch_size: int):
-        self.pairs = pairs
-        self._mesh, self._batch_size = mesh, batch_size
+        self.pairs, self.mesh = pairs, mesh
+        self._batch_size = batch_size
+        self._opened: dict[str, Source] = {}
+        self._remembered: dict[tuple[int, str], tuple[np.ndarray, dict[int, str]]] | None = None
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
 
         def compiled(function: Function) -> Function:
@@ -43,8 +48,40 @@ class Embedder:
 
         self._functions = {name: compiled(function) for name, function in functions.items()}
 
-    def images(self, params: Params, model_state: ModelState, images: Images) -> tuple[np.ndarray, dict[int, str]]:
-        """(unit rows [n, D], {index: reason} of pictures that cannot be read; their rows are zero)."""
+    def open(self, source: Mapping[str, Any]) -> Source:
+        """The source of these options; the same one for the same options, so that evaluators share it."""
+        key = json.dumps(source, sort_keys=True, default=list)
+        if key not in self._opened:
+            self._opened[key] = sources.make(**source)
+        return self._opened[key]
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Inside, with one model, pictures that several evaluators ask for are embedded once."""
+        self._remembered = {}
+        try:
+            yield
+        finally:
+            self._remembered = None
+
+    def images(
+        self, params: Params, model_state: ModelState, images: Images, *, function: str = "embed_images"
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """(rows f32 [n, D], {index: reason} of pictures that cannot be read; their rows are zero).
+
+        The rows are what the task's `function` makes of the pictures: by default their embeddings, of unit length.
+        """
+        key = (id(images), function)
+        if self._remembered is not None and key in self._remembered:
+            return self._remembered[key]
+        found = self._images(params, model_state, images, function)
+        if self._remembered is not None:
+            self._remembered[key] = found
+        return found
+
+    def _images(
+        self, params: Params, model_state: ModelState, images: Images, function: str
+    ) -> tuple[np.ndarray, dict[int, str]]:
         bad: dict[int, str] = {}
 
         def pixels(index: int) -> np.ndarray:
@@ -57,14 +94,16 @@ class Embedder:
 
         with ThreadPoolExecutor(2) as pool:
             batches = ({"image": np.stack(list(pool.map(pixels, part)))} for part in self._parts(len(images)))
-            rows = self._run("embed_images", params, model_state, batches, len(images))
+            rows = self._run(function, params, model_state, batches, len(images))
         rows[list(bad)] = 0.0
         return rows, bad
 
-    def texts(self, params: Params, model_state: ModelState, texts: Sequence[str]) -> np.ndarray:
-        """Unit rows [n, D]."""
+    def texts(
+        self, params: Params, model_state: ModelState, texts: Sequence[str], *, function: str = "embed_texts"
+    ) -> np.ndarray:
+        """Rows f32 [n, D] of what the task's `function` makes of texts: by default embeddings, of unit length."""
         batches = (self.pairs.texts(texts[part.start : part.stop]) for part in self._parts(len(texts)))
-        return self._run("embed_texts", params, model_state, batches, len(texts))
+        return self._run(function, params, model_state, batches, len(texts))
 
     def _parts(self, count: int) -> Iterator[range]:
         return (range(start, min(start + self._batch_size, count)) for start in range(0, count, self._batch_size))
@@ -75,15 +114,18 @@ class Embedder:
         if not count:
             raise AlignError(f"{name}: expected at least one input, found none")
         rows = min(self._batch_size, 1 << (count - 1).bit_length())
-        rows = -(-rows // self._mesh.size) * self._mesh.size
-        own = sharding.local_rows(self._mesh, rows)
+        rows = -(-rows // self.mesh.size) * self.mesh.size
+        own = sharding.local_rows(self.mesh, rows)
         parts = []
         total = -(-count // self._batch_size)
         for batch in tqdm(batches, name, total, unit="batch", delay=SLOW, leave=False, disable=None):
             local = {key: _padded(values, rows)[own.start : own.stop] for key, values in batch.items()}
-            found = self._functions[name](params, model_state, sharding.place(self._mesh, local))
+            found = self._functions[name](params, model_state, sharding.place(self.mesh, local))
             parts.append(found[: len(next(iter(batch.values())))])
-        return np.concatenate([np.asarray(part) for part in parts])
+        rows_found = np.concatenate([np.asarray(part, np.float32) for part in parts])
+        if not np.isfinite(rows_found).all():  # nothing is larger than nan: every rank would be the first
+            raise AlignError(f"{name}: expected finite embeddings, found nan or infinity; the weights are broken")
+        return rows_found
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:

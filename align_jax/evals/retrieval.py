@@ -5,12 +5,12 @@ pessimistic rank (design decision 12): a model that gives every pair the same sc
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from align_jax.data import source as sources
 from align_jax.evals.embedding import Embedder, left_out, protocol_of
-from align_jax.types import AlignError, ModelState, Params, Result
+from align_jax.types import AlignError, Evaluator, ModelState, Params, Result
 
 BLOCK = 1024  # queries whose scores stand in memory at a time
 
@@ -29,15 +29,15 @@ def ranks(queries: np.ndarray, candidates: np.ndarray, positive: np.ndarray) -> 
     return np.concatenate(found)
 
 
-class Retrieval:
+class Retrieval(Evaluator):
     """Ranks all texts of a source for each of its images, and all images for each text."""
 
     needs = ("embed_images", "embed_texts")
 
-    def __init__(self, embedder: Embedder, *, name: str, source: dict, at: tuple[int, ...] = (1, 5, 10)):
+    def __init__(self, embedder: Embedder, *, name: str, folder: Path, source: dict, at: tuple[int, ...] = (1, 5, 10)):
         """`source`: as `config.data.source`; `at`: the K of recall@K."""
         self._embedder, self._name, self._at = embedder, name, tuple(at)
-        self._source, self._protocol = sources.make(**source), protocol_of(source)
+        self._source, self._protocol = embedder.open(source), protocol_of(source)
         groups: list[str] = []
         texts: dict[str, set[str]] = {}
         for index in range(len(self._source)):

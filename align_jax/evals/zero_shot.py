@@ -1,25 +1,26 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image (facts: ALIGN section 7)."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from align_jax.data import source as sources
 from align_jax.evals.embedding import Embedder, left_out, protocol_of
-from align_jax.types import AlignError, ModelState, Params, Result
+from align_jax.types import AlignError, Evaluator, ModelState, Params, Result
 
 
-class ZeroShot:
+class ZeroShot(Evaluator):
     """Top-1 accuracy. A class is the normalised mean of the embeddings of its filled templates."""
 
     needs = ("embed_images", "embed_texts")
 
     def __init__(
-        self, embedder: Embedder, *, name: str, source: dict, templates: tuple[str, ...], classes: tuple[str, ...] = ()
-    ):
+        self, embedder: Embedder, *, name: str, folder: Path, source: dict, templates: tuple[str, ...],
+        classes: tuple[str, ...] = (),
+    ):  # fmt: skip
         """`templates` hold '{}' for the class; `classes` replace the names that the source has, in its order."""
         self._embedder, self._name, self._templates = embedder, name, tuple(templates)
-        self._source, self._protocol = sources.make(**source), protocol_of(source)
+        self._source, self._protocol = embedder.open(source), protocol_of(source)
         self._labels = np.array([self._source.about(i).label for i in range(len(self._source))])
         self._classes = tuple(classes) or self._source.classes
         if not self._classes or self._labels.min() < 0:

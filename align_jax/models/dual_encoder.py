@@ -62,7 +62,7 @@ class DualEncoder(nn.Module):
         `train` makes BatchNorm use, and store in the collection `batch_stats`, the statistics of this batch; `keys`
         [B] turn on the tower's randomness.
         """
-        features = self.image_tower(images, train=train, keys=fold(keys, 0))
+        features = self.image_features(images, train=train, keys=keys)
         if self.image_projection_layer is not None:
             features = self.image_projection_layer(features)
         elif features.shape[-1] != self.embedding:
@@ -74,8 +74,15 @@ class DualEncoder(nn.Module):
 
     def embed_texts(self, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """ids int32 [B, L], mask bool [B, L] -> unit vectors [B, D] of param_dtype."""
-        hidden = self.text_tower(ids, mask, keys=fold(keys, 1))
-        return unit(self.text_projection(hidden[:, 0]))
+        return unit(self.text_projection(self.text_features(ids, mask, keys=keys)))
+
+    def image_features(self, images: jax.Array, *, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """images float [B, H, W, 3] -> pooled features [B, C] before any projection."""
+        return self.image_tower(images, train=train, keys=fold(keys, 0))
+
+    def text_features(self, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """ids int32 [B, L], mask bool [B, L] -> the last [CLS] [B, width], before the projection."""
+        return self.text_tower(ids, mask, keys=fold(keys, 1))[:, 0]
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -121,16 +121,23 @@ class Align:
         return image, text, jax.tree.map(lambda x: x.mean(0), states)
 
     def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
-        """embed_images({"image": uint8 [B, H, W, 3]}), embed_texts({"text_ids", "text_mask"}): unit rows [B, D]."""
-        return {"embed_images": self._embed_images, "embed_texts": self._embed_texts}
+        """embed_images({"image": uint8 [B, H, W, 3]}), embed_texts({"text_ids", "text_mask"}): unit rows [B, D].
 
-    def _embed_images(self, params: Params, model_state: ModelState, inputs: Batch) -> Any:
-        variables = {"params": params, **model_state}
-        return self.model.apply(variables, self._pixels(inputs["image"]), train=False, keys=None, method="embed_images")
+        image_features, text_features: the same, before the projections (rows of any length).
+        """
 
-    def _embed_texts(self, params: Params, model_state: ModelState, inputs: Batch) -> Any:
-        variables = {"params": params, **model_state}
-        return self.model.apply(variables, inputs["text_ids"], inputs["text_mask"], keys=None, method="embed_texts")
+        def images(method: str, params: Params, model_state: ModelState, inputs: Batch) -> Any:
+            variables = {"params": params, **model_state}
+            return self.model.apply(variables, self._pixels(inputs["image"]), train=False, keys=None, method=method)
+
+        def texts(method: str, params: Params, model_state: ModelState, inputs: Batch) -> Any:
+            variables = {"params": params, **model_state}
+            return self.model.apply(variables, inputs["text_ids"], inputs["text_mask"], keys=None, method=method)
+
+        return {
+            name: functools.partial(images if "image" in name else texts, name)
+            for name in ("embed_images", "embed_texts", "image_features", "text_features")
+        }
 
     def dummy_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """Random pairs."""
