@@ -118,9 +118,7 @@ class Outcome:
     """
 
     values: np.ndarray  # f32 [n]
-    units: np.ndarray | None = (
-        None  # int [n]: examples that belong together, such as an image's captions; None: none do
-    )
+    units: np.ndarray | None = None  # int [n]: examples that belong together, as captions of an image; None: none do
     parts: np.ndarray | None = None  # int [n]
     kind: str = "mean"
     ids: str = ""  # digest of what was asked, in order: outcomes with the same are of the same examples
