@@ -64,7 +64,7 @@ def test_a_pair_scores_the_same_wherever_it_is_asked_for(small_blocks):
     pairs = np.stack([np.arange(60), rng.integers(0, 70, 60)], axis=1)
     for search in both(queries, candidates):
         floors = search.scores(pairs)
-        np.testing.assert_array_equal(floors, search.scores(pairs + (0, 83)))
+        np.testing.assert_array_equal(floors, search.scores(pairs + np.array([0, 83])))
         just_above = np.nextafter(floors, np.float32(2))
         nothing = np.full(len(candidates), np.inf, np.float32)
         reached, above = search.at_least(floors, nothing)[0], search.at_least(just_above, nothing)[0]
