@@ -7,7 +7,7 @@ case "${1:---help}" in
   prove | plan | kill | fuzz) ;;
   *)
     cat <<'HELP'
-bash launch/soak.sh prove                  all ways to compute a step against the plain one, in float64 and float32
+bash launch/soak.sh prove                  all ways to compute the losses and a step against plain ones, in float64 and float32
 bash launch/soak.sh plan                   configs/align_l2.py compiled for v3, v4, v5p and v6e; fails where it does not fit
 bash launch/soak.sh kill [--kills=100]     a run that is killed again and again against one that is left alone
 bash launch/soak.sh fuzz [--count=10000]   mutated pictures, tar and TFRecord shards, as many of each
@@ -21,7 +21,10 @@ what="$1"
 shift
 setup demo test tpu bench curate gcs s3
 case "$what" in
-  prove) PYTHONPATH=. .venv/bin/python tests/prove_step.py --all ;;
+  prove)
+    PYTHONPATH=. .venv/bin/python tests/prove_losses.py --all
+    PYTHONPATH=. .venv/bin/python tests/prove_step.py --all
+    ;;
   kill) PYTHONPATH=. .venv/bin/python launch/soak_kill.py "$@" ;;
   fuzz) .venv/bin/python launch/soak_fuzz.py "$@" ;;
   plan)
