@@ -69,6 +69,18 @@ def check(config: Config) -> None:
             raise AlignError(f"config.{key}: expected a whole number of at least 0, found {config[key]!r}")
 
 
+def assign(config: Config, key: str, value: Any, *, where: str) -> None:
+    """Sets the dotted `key` to `value`; AlignError where the config has no such key."""
+    *parents, last = key.split(".")
+    node = config
+    for parent in parents:
+        node = node.get(parent) or ConfigDict()
+    if last not in node:
+        raise AlignError(f"{where}: unknown key {key!r}; {nearest(last, list(node.keys()))}")
+    with node.ignore_type():
+        node[last] = value
+
+
 def plain(config: Config) -> dict[str, Any]:
     """The config as JSON would return it: dicts, lists and scalars."""
     return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))

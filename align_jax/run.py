@@ -204,16 +204,7 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
         own: Config = ConfigDict(configs.plain(config))
         own.stages = ()
         for key, value in values.items():
-            node: Config = own
-            *parents, last = key.split(".")
-            for parent in parents:
-                node = node.get(parent) or ConfigDict()
-            if last not in node:
-                raise AlignError(
-                    f"config.stages[{number}]: unknown key {key!r}; {configs.nearest(last, list(node.keys()))}"
-                )
-            with node.ignore_type():
-                node[last] = value
+            configs.assign(own, key, value, where=f"config.stages[{number}]")
         if found:
             before = found[-1][1]
             own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]

@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
             "duplicates": "ignored",  # many captions of a batch name the same category
         },
         "data": {
-            "source": {**emoji, "split": "train", "captions": captions},
+            "source": {**emoji, "split": "train", "captions": captions, "share": 1.0},
             "shuffle": "auto",  # or "global", "blocks": which records may follow one another, align_jax/data/order.py
             "shuffle_window": 16,  # blocks whose records are shuffled together
             "vocab": {"size": 3000},  # word pieces, learnt on the captions

@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from align_jax import evals, sharding
@@ -155,6 +156,14 @@ def test_a_wrong_section_is_refused(section, message, source, tmp_path):
         section = section | {"source": source}
     with pytest.raises(AlignError, match=message):
         results({"mine": section}, tmp_path)
+
+
+def test_sources_are_shared_by_their_options_alone(source):
+    """Also where the options come from a config, which is no dict to json."""
+    one = embedder()
+    first, again = one.open(source), one.open(ConfigDict(source))
+    assert first is again and len(first) == 13
+    assert len(one.open(ConfigDict({**source, "share": 0.5}))) < 13
 
 
 def test_a_function_that_the_task_lacks_is_refused_before_anything_runs(source, tmp_path):

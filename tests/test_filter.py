@@ -13,7 +13,7 @@ from tiny_run import manifest
 
 from align_jax.data import order as orders
 from align_jax.data import source as sources
-from align_jax.data.filter import Filtered, filtered
+from align_jax.data.filter import Filtered, drawn, filtered
 from align_jax.data.source import BadExample, File, Record, Source
 from align_jax.types import AlignError
 
@@ -216,3 +216,18 @@ def test_every_source_takes_a_filter(tmp_path):
     assert source.problems == {f"filter {path}: not listed": 5}
     with pytest.raises(AlignError, match=r"source 'manifest': filter\[0\]: unknown key 'pth'; did you mean 'path'"):
         sources.make(name="manifest", path=str(tmp_path / "pairs.jsonl"), filter=({"pth": path},))
+
+
+def test_a_share_is_drawn_by_id():
+    names = [f"{i}.png" for i in range(2000)]
+
+    def ids(share, seed=0):
+        return set(drawn(Named(names), share, seed, where="source").ids().to_pylist())
+
+    half, tenth = ids(0.5), ids(0.1)
+    assert tenth < half and abs(len(half) - 1000) < 70 and abs(len(tenth) - 200) < 45
+    assert abs(len(half & ids(0.5, 1)) - 500) < 60, "another seed draws others"
+    digests = {drawn(Named(names), share, 0, where="source").files()[-1].digest for share in (0.5, 0.1)}
+    assert len(digests) == 2, "a run is not continued on another share"
+    with pytest.raises(AlignError, match=r"expected 0 < share <= 1, found 1\.5"):
+        ids(1.5)

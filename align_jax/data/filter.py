@@ -160,6 +160,21 @@ def filtered(source: Source, filter: Sequence[Mapping[str, Any]], *, where: str)
     return Filtered(source, np.flatnonzero(allowed), +problems, sidecars)
 
 
+def drawn(source: Source, share: float, seed: int, *, where: str) -> Filtered:
+    """About `share` of the records, drawn by id and seed: which one is drawn depends on no other record."""
+    if not 0 < share < 1:
+        raise AlignError(f"{where}: expected 0 < share <= 1, found {share}")
+    key = hashlib.blake2b(f"{seed}".encode(), digest_size=8).digest()
+    numbers = (_number(f"{found}", key) for chunk in source.ids().chunks for found in chunk)
+    kept = np.flatnonzero(np.fromiter(numbers, np.float64, len(source)) < share)
+    return Filtered(source, kept, sidecars=[File(f"share {share} by seed {seed}", len(kept), 0, f"{share}-{seed}")])
+
+
+def _number(name: str, key: bytes) -> float:
+    """In [0, 1)."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), key=key, digest_size=6).digest()) / 2**48
+
+
 def _rows(ids: pa.ChunkedArray, listed: pa.ChunkedArray, path: str, where: str) -> np.ndarray:
     """int32 [listed]: the record of each listed id, or a number from len(ids) on where the source has no such id."""
     # One dictionary over both: its codes count up where an id is met for the first time.

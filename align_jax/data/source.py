@@ -83,10 +83,14 @@ class Source(Protocol):
         ...
 
 
-def make(*, name: str = "", filter: Sequence[Mapping[str, Any]] = (), **options: Any) -> Source:
+def make(
+    *, name: str = "", filter: Sequence[Mapping[str, Any]] = (), share: float = 1.0, share_seed: int = 0, **options: Any
+) -> Source:
     """The source of `config.data.source`, or of an evaluator, without the records that a sidecar of `filter` refuses.
 
-    `filter` lists keyword arguments of `align_jax.data.filter.Sidecar`; the other options are the source's own.
+    `filter` lists keyword arguments of `align_jax.data.filter.Sidecar`. `share` < 1 keeps that share of the records,
+    drawn by their ids and `share_seed`: a smaller share is a part of a larger one. The other options are the source's
+    own.
     """
     if name not in SOURCES:
         raise AlignError(f"data.source.name: expected one of {sorted(SOURCES)}, found {name!r}")
@@ -96,8 +100,10 @@ def make(*, name: str = "", filter: Sequence[Mapping[str, Any]] = (), **options:
         problems = ", ".join(f"{count:,} {reason}" for reason, count in source.problems.items())
         found = f"found none ({problems})" if problems else "found none"
         raise AlignError(f"source {name!r}: expected at least one record, {found}; check its path and split")
-    if not filter:
+    if not filter and share == 1:
         return source
-    from align_jax.data.filter import filtered  # which imports this module
+    from align_jax.data.filter import drawn, filtered  # which imports this module
 
-    return filtered(source, filter, where=f"source {name!r}")
+    where = f"source {name!r}"
+    source = filtered(source, filter, where=where) if filter else source
+    return source if share == 1 else drawn(source, share, share_seed, where=where)

@@ -1,0 +1,125 @@
+"""Trains a config in several ways and sets the results side by side: a table and a plot, as an ablation study has them.
+
+python -m align_jax.sweep --config=configs/align_demo.py --sweep=configs/sweeps/align_demo.py --workdir=runs/ablations
+
+A sweep is a file whose get_config() names `columns` (title -> name of a result), `seeds`, and `rows`: each a group, a
+name and dotted keys of the config with their values. Each row and seed trains in a folder of its own; the same command
+goes on after a kill, and does nothing when all is done.
+"""
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, config_flags
+
+from align_jax import config as configs
+from align_jax import files
+from align_jax import main as training
+from align_jax.cli import main_of
+from align_jax.config import Config
+from align_jax.metrics import duration
+from align_jax.reporting.sweep import Group, Row, render
+from align_jax.types import AlignError
+
+SWEEP = config_flags.DEFINE_config_file("sweep", None, "the sweep file, configs/sweeps/*.py", lock_config=True)
+KEYS = ("columns", "seeds", "rows")
+
+
+def sweep(config: Config, plan: Config, workdir: Path) -> list[Group]:
+    """Trains what is not trained yet; writes sweep.json and sweep.html after each run, and returns what they show."""
+    configs.check_keys(plan, KEYS, KEYS, where="sweep")
+    columns, seeds = dict(plan.columns), tuple(plan.seeds)
+    runs = [(row, seed, _config(config, row, number, seed)) for seed in seeds for number, row in enumerate(plan.rows)]
+    unknown = [name for name in columns.values() if name.split("/")[0] not in config.evals]
+    if not runs or not columns or unknown:
+        raise AlignError(
+            f"sweep: expected rows, seeds and columns with results of config.evals {sorted(config.evals)}, found "
+            f"{len(plan.rows)}, {len(seeds)} and {unknown or sorted(columns)}"
+        )
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    folders: dict[str, Path] = {}  # rows with the same config are one run
+    begun, trained = time.monotonic(), 0
+    groups: list[Group] = []
+    for number, (row, seed, own) in enumerate(runs):
+        own_name = f"{row['group']}-{row['name']}-{seed}".replace(" ", "_").replace("/", "_")
+        folder = folders.setdefault(json.dumps(configs.plain(own), sort_keys=True), workdir / own_name)
+        done = folder / "done.json"
+        if not done.exists():
+            left = (time.monotonic() - begun) / trained * (len(runs) - number) if trained else None
+            print(f"sweep: {number + 1} of {len(runs)}, {row['group']} {row['name']}, seed {seed}"
+                  + (f", {duration(left)} left" if left else ""), file=sys.stderr)  # fmt: skip
+            if training.run(own, folder):
+                return groups  # told to stop: what is done stands
+            files.write_json(done, {r["name"]: r["value"] for r in json.loads((folder / "eval.json").read_text())})
+            trained += 1
+        results = json.loads(done.read_text())
+        missing = [name for name in columns.values() if name not in results]
+        if missing:
+            raise AlignError(f"sweep.columns: no result {missing[0]!r}; {configs.nearest(missing[0], list(results))}")
+        found.setdefault((row["group"], row["name"]), []).append({c: results[name] for c, name in columns.items()})
+        groups = _groups(found)
+        _write(groups, columns, config, workdir)
+    return groups
+
+
+def _config(config: Config, row: Config, number: int, seed: int) -> Config:
+    """The config of one run; every mistake is found before the first trains."""
+    own: Config = ConfigDict(configs.plain(config))
+    own.seed = seed
+    values: dict[str, Any] = dict(row)
+    for key in ("group", "name"):
+        if not values.pop(key, ""):
+            raise AlignError(f"sweep.rows[{number}]: missing key {key!r}; name what the run shows")
+    for key, value in values.items():
+        configs.assign(own, key, value, where=f"sweep.rows[{number}]")
+    configs.check(own)
+    return own
+
+
+def _groups(found: dict[tuple[str, str], list[dict[str, float]]]) -> list[Group]:
+    """Rows by group, in the order of the plan."""
+    groups: dict[str, list[Row]] = {}
+    for (group, name), results in found.items():
+        values = {column: tuple(result[column] for result in results) for column in results[0]}
+        groups.setdefault(group, []).append(Row(name, values))
+    return [Group(name, rows) for name, rows in groups.items()]
+
+
+def _write(groups: list[Group], columns: dict[str, str], config: Config, workdir: Path) -> None:
+    rows = [
+        {"group": group.name, "name": row.name, "values": {columns[title]: list(v) for title, v in row.values.items()}}
+        for group in groups for row in group.rows
+    ]  # fmt: skip
+    files.write_json(workdir / "sweep.json", rows)
+    facts = f"{config.steps:,} steps of {config.batch_size:,} pairs each"
+    page = render(groups, facts=facts, measured=columns)
+    files.write(workdir / "sweep.html", lambda partial: partial.write_text(page, "utf-8"))
+
+
+def table(groups: list[Group]) -> str:
+    """Medians over seeds, as text."""
+    columns = list(groups[0].rows[0].values)
+    lines = [f"{'':<42}" + "".join(f"{column:>22}" for column in columns)]
+    for group in groups:
+        for row in group.rows:
+            medians = (statistics.median(row.values[column]) for column in columns)
+            lines.append(f"{group.name + ': ' + row.name:<42}" + "".join(f"{value:>22.3f}" for value in medians))
+    return "\n".join(lines)
+
+
+def main(_: list[str]) -> None:
+    """Checks the flags."""
+    if SWEEP.value is None or training.CONFIG.value is None:
+        raise AlignError("expected --config=configs/*.py and --sweep=configs/sweeps/*.py, found one of them missing")
+    workdir = Path(training.WORKDIR.value)
+    groups = sweep(training.CONFIG.value, SWEEP.value, workdir)
+    if groups and files.is_writer():
+        print(f"{table(groups)}\n{workdir / 'sweep.html'}")
+
+
+if __name__ == "__main__":
+    main_of(main)
