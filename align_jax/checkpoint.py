@@ -56,17 +56,19 @@ class Checkpoints:
         return latest(self._folder)
 
     def judge(self, step: int, results: Sequence[Result]) -> None:
-        """Notes what an evaluation found of the state after `step`."""
+        """Notes what an evaluation found of the state after `step`: of all evaluators, or of those that were due."""
         self._judged, self._results = step, {result.name: result.value for result in results}
-        if self._best and self._best not in self._results:
+        evaluator = self._best.split("/")[0]
+        own = [name for name in self._results if name.split("/")[0] == evaluator]
+        if own and self._best not in own:
             raise AlignError(
                 f"config.checkpoint.best: expected the name of a result, found {self._best!r}; "
-                f"{nearest(self._best, list(self._results))}"
+                f"{nearest(self._best, own)}"
             )
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` is to be saved; the same on all processes."""
-        if step % self._every == 0 or (self._best and step == self._judged):
+        if step % self._every == 0 or (self._best in self._results and step == self._judged):
             return True
         if not self._seconds or (jax.process_count() > 1 and step % ASK):
             return False
@@ -84,9 +86,9 @@ class Checkpoints:
         with self._told():
             self._writer().save(step, args=args, metrics=metrics)
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The last finished checkpoint, with the shapes, dtypes and shardings of `like`."""
-        path = self._folder / str(self.latest())
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The finished checkpoint of `step`, by default the last, with the shapes, dtypes and shardings of `like`."""
+        path = self._folder / str(self.latest() if step is None else step)
         _refuse_other_arrays(path, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, _tree(like))))
         try:
@@ -154,7 +156,12 @@ class Checkpoints:
 
 def latest(folder: Path) -> int | None:
     """The last finished step in a folder of checkpoints, or None."""
-    return max((int(path.name) for path in folder.glob("*") if _is_finished(path)), default=None)
+    return max(finished(folder), default=None)
+
+
+def finished(folder: Path) -> list[int]:
+    """The steps of the finished checkpoints in a folder."""
+    return sorted(int(path.name) for path in folder.glob("*") if _is_finished(path))
 
 
 def _is_finished(path: Path) -> bool:

@@ -14,14 +14,17 @@ from align_jax.cache import cache_folder
 from align_jax.types import AlignError
 
 
-def main_of(main: Callable[[list[str]], int | None]) -> None:
-    """Parses the flags and runs `main`, whose result is the exit status."""
+def main_of(main: Callable[[list[str]], int | None], *, apart: str | None = None) -> None:
+    """Parses the flags and runs `main`, whose result is the exit status.
+
+    `main` takes the name of the program and what is no flag, then the arguments that begin with `apart`, unparsed.
+    """
     # The second run of a program compiles in a second instead of half a minute.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     # jax would tell of each accelerator that is not there; absl raises a verbosity that nobody set to INFO.
     flags.FLAGS.verbosity = logging.WARNING
-    app.run(lambda argv: _guarded(lambda: main(argv)), flags_parser=_parse)
+    app.run(lambda argv: _guarded(lambda: main(argv)), flags_parser=lambda argv: _parse(argv, apart))
 
 
 def _guarded(call: Callable[[], int | None]) -> int | None:
@@ -43,9 +46,10 @@ def _guarded(call: Callable[[], int | None]) -> int | None:
         _end(1)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], apart: str | None = None) -> list[str]:
+    left = [argument for argument in argv if apart and argument.startswith(apart)]
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([argument for argument in argv if argument not in left]) + left
     except KeyError as error:
         _fail(f"--config: expected a key that the config has, found {error}")
     except (AttributeError, ValueError, TypeError, OSError, flags.Error) as error:

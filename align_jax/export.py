@@ -18,7 +18,7 @@ from align_jax.data import source as sources
 from align_jax.data.source import Source
 from align_jax.data.vocab import FILE
 from align_jax.embed import embed_source
-from align_jax.model import Model, parts_of
+from align_jax.model import EXPORTED, Model, parts_of
 from align_jax.run import Run
 from align_jax.state import TrainState
 
@@ -29,7 +29,8 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     model = Model(parts, parts.optimizer.averaged(state.params, state.opt_state), state.model_state)
     tree = paths.flatten({"params": model.params, "model_state": model.model_state})
     arrays = {path: np.asarray(leaf) for path, leaf in tree.items()}
-    files.write(folder / "model.safetensors", lambda partial: save_file(arrays, partial))
+    facts = {"step": str(int(state.step))}
+    files.write(folder / EXPORTED, lambda partial: save_file(arrays, partial, metadata=facts))
     for name in ("config.json", FILE):
         files.write(folder / name, functools.partial(shutil.copyfile, parts.workdir / name))
     preprocessing = {

@@ -16,14 +16,14 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def check_writable(folder: Path) -> None:
-    """Makes the folder; AlignError where nothing can be written into it."""
+def check_writable(folder: Path, *, flag: str = "--workdir") -> None:
+    """Makes the folder; AlignError, which names the flag that gave it, where nothing can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise AlignError(f"--workdir: expected a folder to write into, found {folder}: {error.strerror}") from error
+        raise AlignError(f"{flag}: expected a folder to write into, found {folder}: {error.strerror}") from error
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:

@@ -5,6 +5,7 @@ python -m align_jax.main --config=configs/align_demo.py --workdir=runs/demo [--c
 
 import contextlib
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.data import source as sources
+from align_jax.evaluate import evaluate, record
 from align_jax.export import export
 from align_jax.hosts.start import start
 from align_jax.metrics import Recorder, write_parameters
@@ -57,7 +59,7 @@ def _run(config: Config, workdir: Path, source: sources.Source) -> bool:
     files.check_writable(workdir)
     parts = runs.prepare(config, workdir, source)
     rows = parts.stream(source)
-    evaluators = parts.evaluators()
+    evaluators = parts.evaluators(configs.plain(config.evals), workdir)
     initial = warm_start.make(config.init)
     files.write_json(workdir / "config.json", configs.plain(config))
     files.write_json(workdir / "run.json", provenance.describe(source))
@@ -78,13 +80,13 @@ def _run(config: Config, workdir: Path, source: sources.Source) -> bool:
 
 
 def _train(
-    parts: runs.Run, state: TrainState, rows: runs.Rows, evaluators: list[Evaluator], checkpoints: Checkpoints
+    parts: runs.Run, state: TrainState, rows: runs.Rows, evaluators: Mapping[str, Evaluator], checkpoints: Checkpoints
 ) -> tuple[bool, TrainState]:
     """Trains and evaluates: (whether to the end, the last state)."""
     config, workdir = parts.config, parts.workdir
     if files.is_writer():
         print(f"{workdir}: from step {int(state.step)} of {config.steps} on {parts.mesh.size} "
-              f"{jax.devices()[0].platform} device(s); {runs.describe(state)}", file=sys.stderr)  # fmt: skip
+              f"{jax.devices()[0].platform} device(s); {runs.describe(state.params)}", file=sys.stderr)  # fmt: skip
         if problems := rows.stream.source.problems:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
             print(f"{workdir}: {len(rows.stream.source):,} records; on opening: {counts}", file=sys.stderr)
@@ -95,29 +97,33 @@ def _train(
     )  # fmt: skip
     with recorder, parts.watch(recorder, rows, state) as watch:
 
-        def evaluate(state: TrainState) -> list[Result]:
+        def measure(names: Iterable[str], state: TrainState, *, last: bool = False) -> list[Result]:
+            weights, found = parts.weights(state), []
             with recorder.aside("evaluate"):
-                results = parts.evaluate(evaluators, state)
-            if results:
-                recorder.results(int(state.step), results)
-                runs.write_results(results, workdir)
+                asked = {name: evaluators[name] for name in names}
+                for results in evaluate(asked, weights, parts, tell=recorder.message):
+                    found += record(results, weights, parts, workdir, last=last)
+                    watch.alive()
+            recorder.results(int(state.step), found)
             report.write(workdir)
-            watch.alive()
-            return results
+            return found
+
+        def scheduled(step: int, state: TrainState) -> list[Result]:
+            names = parts.due(step)
+            return measure(names, state) if names else []
 
         recorder.note(
             "start", from_step=int(state.step), steps=config.steps, devices=parts.mesh.size,
             processes=jax.process_count(),
         )  # fmt: skip
         state = train.train(
-            state, task=parts.task, optimizer=parts.optimizer, batches=rows.batches, evaluate=evaluate,
-            evaluate_every=config.evaluate_every, checkpoints=checkpoints, config=configs.plain(config),
-            recorder=recorder, stop=watch.stop, finished=watch.finished, steps=config.steps, ahead=config.steps_ahead,
-            mesh=parts.mesh,
+            state, task=parts.task, optimizer=parts.optimizer, batches=rows.batches, evaluate=scheduled,
+            checkpoints=checkpoints, config=configs.plain(config), recorder=recorder, stop=watch.stop,
+            finished=watch.finished, steps=config.steps, ahead=config.steps_ahead, mesh=parts.mesh,
         )  # fmt: skip
         finished = int(state.step) == config.steps
         if finished:
-            evaluate(state)
+            measure(evaluators, state, last=True)
             recorder.note("end")
         else:
             recorder.event("preempted", f"told to stop; saved at step {int(state.step)}, start again to go on")

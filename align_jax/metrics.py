@@ -126,12 +126,12 @@ class Recorder:
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             if math.isfinite(value):
-                self._board.add_scalar(name.replace("@", "_at_"), value, step)
+                self._board.add_scalar(_tag(name), value, step)
 
     def results(self, step: int, results: list[Result]) -> None:
         """An evaluation's numbers, in a row of their own and as a table."""
         if results:
-            self.write(step, {f"eval/{result.name}": result.value for result in results})
+            self.write(step, {_name(result): result.value for result in results})
             self.message(table(results))
 
     def message(self, text: str) -> None:
@@ -152,6 +152,26 @@ class Recorder:
         self._board.close()
         self._lines.close()
         self._events.close()
+
+
+def write_scalars(folder: Path, step: int, results: list[Result]) -> None:
+    """Writes an evaluation's numbers for TensorBoard, under the names that they have during training.
+
+    `folder` is theirs alone: of each, TensorBoard follows the newest file, and would lose sight of a run that trains.
+    """
+    if files.is_writer():
+        with SummaryWriter(str(folder)) as board:
+            for result in results:
+                if math.isfinite(result.value):
+                    board.add_scalar(_tag(_name(result)), result.value, step)
+
+
+def _name(result: Result) -> str:
+    return f"eval/{result.name}"
+
+
+def _tag(name: str) -> str:
+    return name.replace("@", "_at_")
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ PACKAGES = ("align_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 def describe(source: Source) -> dict[str, Any]:
     """{"versions", "code", "device", "devices", "processes", "data": {"records", "problems", "files"}}."""
     return {
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "versions": versions(),
         "code": code.digest(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -31,6 +31,11 @@ def describe(source: Source) -> dict[str, Any]:
             "files": [file._asdict() for file in source.files()],
         },
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the installed packages on which numbers may depend."""
+    return {package: found for package in PACKAGES if (found := _version(package))}
 
 
 def digest(source: Source) -> str:

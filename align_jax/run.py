@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from align_jax import code, evals, files, optim, sharding, tasks
@@ -20,16 +19,16 @@ from align_jax.data import vocab
 from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
-from align_jax.evals import statistics
 from align_jax.evals.embedding import Embedder
 from align_jax.hosts import place as places
 from align_jax.metrics import Recorder
 from align_jax.optim import Optimizer
 from align_jax.state import TrainState
-from align_jax.types import AlignError, Batch, Evaluator, Result, Task
+from align_jax.types import AlignError, Batch, Evaluator, Params, Task
 from align_jax.watch.doctor import Doctor
 from align_jax.watch.non_finite import NonFinite
 from align_jax.watch.watch import Watch
+from align_jax.weights import Weights, sizes
 
 WATCH = ("non_finite", "minutes")
 DATA = ("source", "shuffle", "shuffle_window", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch",
@@ -83,22 +82,23 @@ class Run:
             self.workdir, recorder, non_finite, minutes=self.config.watch.minutes, metadata=places.metadata_server()
         )  # fmt: skip
 
-    def evaluators(self) -> list[Evaluator]:
-        """Those of `config.evals`, with their sources opened."""
-        return evals.make(
-            self.config.evals, self.embedder, functions=self.task.functions(), workdir=self.workdir
-        )  # fmt: skip
+    def evaluators(self, sections: Mapping[str, Any], folder: Path) -> dict[str, Evaluator]:
+        """Evaluators by name, with their sources opened; their files go to `folder`."""
+        made = evals.make(sections, self.embedder, functions=self.task.functions(), workdir=folder)
+        return dict(zip(sections, made, strict=True))
 
-    def evaluate(self, evaluators: list[Evaluator], state: TrainState) -> list[Result]:
-        """All results of a state; which weights they are of is part of the protocol."""
-        params = self.optimizer.averaged(state.params, state.opt_state)
-        weights = f"{'last' if self.optimizer.ema is None else 'averaged'} weights at step {int(state.step)}"
-        with self.embedder.remembering():
-            return [
-                result._replace(protocol=f"{result.protocol}, {weights}")
-                for evaluator in evaluators
-                for result in evaluator.run(params, state.model_state)
-            ]
+    def due(self, step: int) -> list[str]:
+        """The names of `config.evals` that take place after `step` steps."""
+        every = evals.schedule(self.config.evals, default=self.config.evaluate_every)
+        return [name for name, steps in every.items() if steps and step % steps == 0]
+
+    def weights(self, state: TrainState) -> Weights:
+        """What is evaluated of a state: the averaged weights where they are kept."""
+        return Weights(
+            self.optimizer.averaged(state.params, state.opt_state), state.model_state,
+            path=self.workdir / "checkpoints" / str(int(state.step)), step=int(state.step),
+            averaged=self.optimizer.ema is not None,
+        )  # fmt: skip
 
     def fresh(self) -> TrainState:
         """A new state on the devices."""
@@ -110,14 +110,14 @@ class Run:
         """What a state looks like, and where its parts live."""
         return states.abstract(self.task, self.optimizer, self.task.dummy_batch(1), mesh=self.mesh)
 
-    def restored(self) -> TrainState:
-        """The state of the last finished checkpoint in the work directory."""
+    def restored(self, step: int | None = None) -> TrainState:
+        """The state of a finished checkpoint in the work directory, by default the last."""
         with Checkpoints(self.workdir / "checkpoints", **self.config.checkpoint) as checkpoints:
             if checkpoints.latest() is None:
                 raise AlignError(
                     f"{self.workdir}: expected a finished checkpoint in checkpoints/, found none; train first"
                 )
-            return checkpoints.restore(self.shapes())
+            return checkpoints.restore(self.shapes(), step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +152,12 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
             f"{config.watch.minutes} and {config.watch.non_finite}"
         )
     best = config.checkpoint.get("best", "")
-    if best and (best.split("/")[0] not in config.evals or not config.evaluate_every):
+    every = evals.schedule(config.evals, default=config.evaluate_every)
+    if best and not every.get(best.split("/")[0]):
+        scheduled = sorted(name for name, steps in every.items() if steps)
         raise AlignError(
-            f"config.checkpoint.best: expected a result of one of config.evals {sorted(config.evals)}, and "
-            f"evaluate_every above 0, found {best!r} and {config.evaluate_every}"
+            "config.checkpoint.best: expected a result of an evaluator of config.evals that takes place during "
+            f"training ({scheduled or 'none does: set config.evaluate_every'}), found {best!r}"
         )
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
     task = tasks.make(config)
@@ -169,24 +171,11 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     return Run(config, workdir, mesh, pairs, task, optimizer, embedder)
 
 
-def write_results(results: list[Result], workdir: Path) -> None:
-    """Writes eval.json: a list of {name, value, n, protocol, interval (95 %, or null), facts}."""
-    rows = [
-        {"name": result.name, "value": result.value, "n": result.n, "protocol": result.protocol,
-         "interval": result.outcome and statistics.interval(result.outcome), "facts": dict(result.facts)}
-        for result in results
-    ]  # fmt: skip
-    files.write_json(workdir / "eval.json", rows)
-
-
-def describe(state: TrainState) -> str:
+def describe(params: Params) -> str:
     """One line about the size of a model."""
-    groups: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        top = str(getattr(path[0], "key", path[0]))
-        groups[top] = groups.get(top, 0) + int(np.prod(leaf.shape))
-    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in groups.items() if count > 1)
-    return f"{sum(groups.values()) / 1e6:.2f} M parameters: {parts}"
+    found = sizes(params)
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in found.items() if count > 1)
+    return f"{sum(found.values()) / 1e6:.2f} M parameters: {parts}"
 
 
 def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:

@@ -22,8 +22,7 @@ def train(
     task: Task,
     optimizer: Optimizer,
     batches: Callable[[int], Iterator[Batch]],
-    evaluate: Callable[[TrainState], list[Result]],
-    evaluate_every: int,
+    evaluate: Callable[[int, TrainState], list[Result]],
     checkpoints: Checkpoints,
     config: Mapping[str, Any],
     recorder: Recorder,
@@ -35,7 +34,8 @@ def train(
 ) -> TrainState:
     """Trains from `state.step` to `steps` under `mesh`; returns the last state, saved.
 
-    `batches(step)` yields this process's rows from that step on; `evaluate_every` 0 leaves evaluation to the caller.
+    `batches(step)` yields this process's rows from that step on. `evaluate(step, state)`, asked after each, returns the
+    results of whatever is due then, mostly nothing; what comes after the last step is left to the caller.
     The host runs up to `ahead` steps before the devices: it copies their batches while earlier steps compute.
     `stop(step)`, asked before each, ends the run early; `finished(step, metrics, norms)` hears of each in its turn.
     """
@@ -46,8 +46,8 @@ def train(
     for step in range(start, steps):
         # The order matters: evaluate and save what stands, and only then draw the next batch, so that a run that
         # dies anywhere resumes at the batch that it had not yet finished.
-        if step > start and evaluate_every and step % evaluate_every == 0:
-            checkpoints.judge(step, evaluate(state))
+        if step > start and (results := evaluate(step, state)):
+            checkpoints.judge(step, results)
         if stop(step):
             break
         if step > start and checkpoints.due(step):

@@ -61,7 +61,7 @@ def main():
         ):
             train.train(
                 fresh(), task=task, optimizer=optimizer, batches=lambda _: itertools.repeat(local),
-                evaluate=lambda _: [], evaluate_every=0, checkpoints=checkpoints, config={}, recorder=recorder,
+                evaluate=lambda *_: [], checkpoints=checkpoints, config={}, recorder=recorder,
                 steps=flags.steps, stop=lambda _: False, finished=lambda *_: None, mesh=mesh, ahead=config.steps_ahead,
             )  # fmt: skip
             last = json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])

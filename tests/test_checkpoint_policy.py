@@ -23,7 +23,7 @@ def saved(folder, state, steps, results=None, **options):
     with Checkpoints(folder, **({"every": 1} | options)) as checkpoints:
         for step in steps:
             if results and step in results:
-                checkpoints.judge(step, [Result("R@1", results[step], 10, "")])
+                checkpoints.judge(step, [Result("pairs/R@1", results[step], 10, "")])
             checkpoints.save(dataclasses.replace(state, step=jnp.int32(step)), {})
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
@@ -35,27 +35,30 @@ def test_the_last_and_every_mth_stay(small, tmp_path):
 
 def test_the_best_stays(small, tmp_path):
     results = {2: 0.3, 4: 0.9, 6: 0.5, 8: 0.2}
-    assert saved(tmp_path / "a", small, range(1, 10), results, keep=1, best="R@1") == [4, 9]
-    assert saved(tmp_path / "a", small, range(10, 13), {11: 0.8}, keep=1, best="R@1") == [4, 12], "also after a resume"
-    assert saved(tmp_path / "a", small, range(13, 16), {14: 0.95}, keep=1, best="R@1") == [14, 15]
+    best = {"keep": 1, "best": "pairs/R@1"}
+    assert saved(tmp_path / "a", small, range(1, 10), results, **best) == [4, 9]
+    assert saved(tmp_path / "a", small, range(10, 13), {11: 0.8}, **best) == [4, 12], "also after a resume"
+    assert saved(tmp_path / "a", small, range(13, 16), {14: 0.95}, **best) == [14, 15]
 
 
 def test_an_unknown_result_is_named(small, tmp_path):
-    with pytest.raises(AlignError, match=r"config.checkpoint.best: .* found 'R@2'; did you mean 'R@1'"):
-        saved(tmp_path, small, [1], {1: 0.5}, best="R@2")
+    with pytest.raises(AlignError, match=r"config.checkpoint.best: .* found 'pairs/R@2'; did you mean 'pairs/R@1'"):
+        saved(tmp_path, small, [1], {1: 0.5}, best="pairs/R@2")
 
 
 def test_by_steps_by_minutes_and_after_evaluations(small, tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
-    checkpoints = Checkpoints(tmp_path, every=10, minutes=2.0, best="R@1")
+    checkpoints = Checkpoints(tmp_path, every=10, minutes=2.0, best="pairs/R@1")
     assert checkpoints.due(10) and not checkpoints.due(11)
     clock[0] += 121
     assert checkpoints.due(11)
     checkpoints.save(small, {})
     assert not checkpoints.due(11), "the minutes count from the last one"
-    checkpoints.judge(12, [Result("R@1", 0.5, 10, "")])
+    checkpoints.judge(12, [Result("pairs/R@1", 0.5, 10, "")])
     assert checkpoints.due(12) and not checkpoints.due(13)
+    checkpoints.judge(13, [Result("colours/top1", 0.5, 10, "")])
+    assert not checkpoints.due(13), "another evaluator says nothing of which is the best"
     checkpoints.wait()
     monkeypatch.setattr(checkpoint.time, "time", lambda: 1e12)
     assert not checkpoints.due(13), "a wall clock that jumps ahead changes nothing"

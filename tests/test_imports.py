@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "cache": set(),
     "cli": {"types", "cache"},
     "weights": {"types", "paths"},
+    "card": LOW | {"weights", "files", "provenance", "reporting"},
+    "compare": {"types", "card", "evals"},
     "metrics": {"types", "files"},
     "split": {"types", "paths"},
     "sharding": {"types", "split"},

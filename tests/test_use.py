@@ -145,7 +145,7 @@ def test_the_embed_verb(model, finished_run, pairs, tmp_path):
 def test_the_evaluate_verb_finds_what_training_found(finished_run, tmp_path):
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     (workdir / "eval.json").unlink()
-    out, _ = shapes_run.finish("align_jax.evaluate", f"--workdir={workdir}")
+    out, _ = shapes_run.finish("align_jax.evaluate", f"--checkpoint={workdir}")
     results = json.loads((finished_run / "eval.json").read_text())
     assert json.loads((workdir / "eval.json").read_text()) == results
     assert all(result["name"] in out for result in results) and len(results) == 8

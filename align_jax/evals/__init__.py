@@ -1,8 +1,13 @@
-"""Evaluators by kind: `config.evals.<name> = {"kind": "retrieval", ...}`."""
+"""Evaluators by kind: `config.evals.<name> = {"kind": "retrieval", "every": 500, ...}`.
 
-from collections.abc import Mapping
+`every` that many steps it takes place during training, 0: at the end alone; by default as `config.evaluate_every` says.
+"""
+
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from align_jax.config import call, nearest
 from align_jax.evals.contact_sheet import ContactSheet
@@ -19,14 +24,33 @@ def make(
 ) -> list[Evaluator]:
     """All evaluators of a config; one that needs what the task lacks is an error here, before any compilation."""
     found = []
-    for name, section in evals.items():
-        options = dict(section)
+    for name, options in _sections(evals):
+        options.pop("every", None)  # for `schedule`
         kind = options.pop("kind", None)
         if kind not in KINDS:
             raise AlignError(f"evals.{name}.kind: found {kind!r}; {nearest(str(kind), list(KINDS))}")
         missing = [need for need in KINDS[kind].needs if need not in functions]
         if missing:
-            raise AlignError(f"evals.{name}: needs {missing[0]!r}, the task offers {sorted(functions)}")
+            raise AlignError(
+                f"evals.{name}: needs {missing[0]!r}, the task offers {sorted(functions)}; a model without that tower "
+                f"has no such results, leave {name} out"
+            )
         given = {"embedder": embedder, "name": name, "folder": workdir}
         found.append(call(KINDS[kind], options, where=f"evals.{name}", **given))
     return found
+
+
+def schedule(evals: Mapping[str, Any], *, default: int) -> dict[str, int]:
+    """{name: steps between its evaluations, 0 for at the end alone}."""
+    every = {name: options.get("every", default) for name, options in _sections(evals)}
+    for name, steps in every.items():
+        if not isinstance(steps, int) or steps < 0:
+            raise AlignError(f"evals.{name}.every: expected a whole number of steps of at least 0, found {steps!r}")
+    return every
+
+
+def _sections(evals: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, section in evals.items():
+        if not isinstance(section, Mapping | ConfigDict):
+            raise AlignError(f"evals.{name}: expected a section with a kind, found {section!r}")
+        yield name, dict(section)

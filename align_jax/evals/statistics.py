@@ -3,6 +3,7 @@
 What belongs together is drawn together: the five captions of an image are no five independent examples.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,8 @@ import numpy as np
 from align_jax.types import AlignError, Outcome
 
 DRAWS = 1000  # of a bootstrap
-FLIPS = 10_000  # of a permutation test
-BLOCK = 1 << 22  # signs in memory at a time
+FLIPS = 10_000  # of a permutation test; where there are no more ways to flip, it takes each once and is exact
+BLOCK = 1 << 22  # numbers in memory at a time
 EDGES = (0.025, 0.975)  # of a 95 % interval
 
 
@@ -26,6 +27,7 @@ class Difference(NamedTuple):
 
 def estimate(outcome: Outcome) -> float:
     """The value itself."""
+    _refuse_empty(outcome)
     return _estimate(outcome, None)
 
 
@@ -36,6 +38,7 @@ def interval(outcome: Outcome, *, seed: int = 0) -> tuple[float, float]:
 
 def draws(outcome: Outcome, *, seed: int = 0) -> np.ndarray:
     """f64 [DRAWS]: the value over units drawn with replacement; the same units for the same seed and number of them."""
+    _refuse_empty(outcome)
     if outcome.kind == "draws":
         return outcome.values.astype(np.float64)
     units = _units(outcome)
@@ -46,12 +49,13 @@ def draws(outcome: Outcome, *, seed: int = 0) -> np.ndarray:
 
 
 def paired(first: Outcome, second: Outcome, *, seed: int = 0) -> Difference:
-    """Compares two models on the same examples. AlignError where the examples are not the same.
+    """Compares two models on the same examples. AlignError where the examples are not the same, or not known.
 
-    Means: the p-value of a permutation test that swaps the two models' outcomes, unit by unit; others: the share of
-    joint bootstrap draws on the other side of zero, doubled.
+    Means: the p-value of a permutation test that swaps the two models' outcomes, unit by unit (where few units differ,
+    the exact one); others: the share of joint bootstrap draws on the other side of zero, doubled.
     """
-    if first.ids != second.ids or first.values.shape != second.values.shape or first.kind != second.kind:
+    alike = first.ids == second.ids and first.values.shape == second.values.shape and first.kind == second.kind
+    if not (alike and first.ids and _same(first.units, second.units) and _same(first.parts, second.parts)):
         raise AlignError(
             f"expected outcomes of the same examples, found {len(first.values)} with ids {first.ids or 'unknown'} and "
             f"{len(second.values)} with ids {second.ids or 'unknown'}"
@@ -60,10 +64,27 @@ def paired(first: Outcome, second: Outcome, *, seed: int = 0) -> Difference:
     low, high = _edges(drawn)
     value = float(drawn.mean()) if first.kind == "draws" else estimate(second) - estimate(first)
     if first.kind == "mean":
-        p = _permutation(first, second, seed)
-    else:
-        p = min(1.0, 2 * min(float((drawn <= 0).mean()), float((drawn >= 0).mean())))
-    return Difference(value, low, high, p)
+        return Difference(value, low, high, _permutation(first, second, seed))
+    beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return Difference(value, low, high, min(1.0, 2 * (1 + beyond) / (1 + len(drawn))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for the number of tests: below 0.05, few would be so by chance in any of all (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _refuse_empty(outcome: Outcome) -> None:
+    if not len(outcome.values):
+        raise AlignError("expected outcomes of at least one example, found none")
+
+
+def _same(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    return first is second or (first is not None and second is not None and np.array_equal(first, second))
 
 
 def _edges(values: np.ndarray) -> tuple[float, float]:
@@ -99,9 +120,15 @@ def _permutation(first: Outcome, second: Outcome, seed: int) -> float:
     by_unit = by_unit[by_unit != 0]  # the others change nothing
     if not len(by_unit):
         return 1.0
-    found = abs(by_unit.sum()) - 1e-12
-    rng = np.random.default_rng(seed)
-    block = max(1, BLOCK // len(by_unit))
-    flips = (rng.integers(0, 2, (min(block, FLIPS - start), len(by_unit))) for start in range(0, FLIPS, block))
-    as_large = sum(int((abs((2 * signs - 1) @ by_unit) >= found).sum()) for signs in flips)
+    found = abs(by_unit.sum()) - 1e-9 * abs(by_unit).sum()  # what is equal but for rounding is as large
+    if len(by_unit) < FLIPS.bit_length():
+        ways = np.arange(1 << len(by_unit))[:, None] >> np.arange(len(by_unit)) & 1
+        return float((abs((2 * ways - 1) @ by_unit) >= found).mean())
+    # Equal differences in one: how many of them flip is binomial.
+    size, count = np.unique(abs(by_unit), return_counts=True)
+    rng, as_large = np.random.default_rng(seed), 0
+    block = max(1, BLOCK // len(size))
+    for start in range(0, FLIPS, block):
+        flipped = rng.binomial(count, 0.5, (min(block, FLIPS - start), len(size)))
+        as_large += int((abs((count - 2 * flipped) @ size) >= found).sum())
     return (1 + as_large) / (1 + FLIPS)
