@@ -12,6 +12,7 @@ from align_jax.data.pairs import Pairs
 from align_jax.data.text import SPECIAL, WordPiece
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.retrieval import ranks
+from align_jax.evals.prompts import Prompts
 from align_jax.evals.zero_shot import class_weights
 from align_jax.types import AlignError
 
@@ -119,7 +120,7 @@ def test_no_readable_image_is_an_error(source, tmp_path):
 def test_zero_shot_averages_templates_then_normalises(source, tmp_path):
     one = embedder()
     templates = ("a {} thing", "{}")
-    weights = class_weights(one, PARAMS, {}, tuple(COLOURS), templates)
+    weights = class_weights(one, PARAMS, {}, Prompts(tuple(COLOURS), templates))
     for row, colour in zip(weights, COLOURS, strict=True):
         rows = one.texts(PARAMS, {}, [template.replace("{}", colour) for template in templates])
         mean = rows.mean(axis=0)
