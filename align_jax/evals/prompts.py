@@ -13,6 +13,7 @@ from align_jax.types import AlignError
 
 LANGUAGES = ("en", "it", "jp", "cn", "ar")  # of clip-benchmark's lists
 LISTS = {"classes": "classnames", "templates": "zeroshot_classification_templates"}
+WRITTEN = 10  # texts of an option that a protocol writes out
 WORDNET = re.compile(r"n\d{8}")
 
 Kind = Literal["classes", "templates"]
@@ -55,10 +56,10 @@ def load(kind: Kind, given: str | Sequence[str], *, language: str, where: str) -
 
 
 def describe(given: str | Sequence[str], *, language: str) -> str:
-    """Where the texts of an option come from, as a protocol names it: 'of imagenet1k (en)', or the texts themselves."""
+    """Where the texts of an option come from, as a protocol names it: 'of imagenet1k (en)', or the texts where few."""
     if isinstance(given, str):
         return f"of {given}" if given.endswith(".json") else f"of {given} ({language})"
-    return str(list(given))
+    return str(list(given)) if len(given) <= WRITTEN else "given"
 
 
 def own_names(classes: Sequence[str], *, where: str) -> tuple[str, ...]:
@@ -134,10 +135,7 @@ def imagenet_ids() -> list[str]:
 
 
 def _of_file(kind: Kind, path: str, where: str) -> Any:
-    try:
-        found = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise AlignError(f"{where}: expected a JSON file at {path}, found {error}") from error
+    found = _read(Path(path), where)
     texts = found.get(kind) if isinstance(found, Mapping) else None
     if not isinstance(texts, list):
         raise AlignError(f'{where}: expected {{"{kind}": [text, ..]}} in {path}, found {_short(found)}')
@@ -155,12 +153,19 @@ def _of_package(kind: Kind, name: str, language: str, where: str) -> Any:
             ".json"
         )
     path = Path(spec.submodule_search_locations[0]) / "datasets" / f"{language}_{LISTS[kind]}.json"
-    lists = json.loads(path.read_text("utf-8"))
+    lists = _read(path, where)
     if name not in lists:
         raise AlignError(
             f"{where}: clip-benchmark has no {kind} of {name!r} in {language!r}; {nearest(name, list(lists))}"
         )
     return lists[name]
+
+
+def _read(path: Path, where: str) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise AlignError(f"{where}: expected a JSON file at {path}, found {error}") from error
 
 
 def _bare(name: str) -> str:

@@ -121,7 +121,7 @@ class ZeroShot(Evaluator):
         for kind, rows in (("wrong", np.flatnonzero(~right)), ("right", np.flatnonzero(right))):
             if len(rows):
                 drawn = np.sort(rng.permutation(rows)[:SHOWN])
-                note = f"{len(drawn)} of {len(rows)} images, drawn at random; the {TOP} classes that score highest"
+                note = f"{len(drawn)} of {len(rows)} images, drawn at random, each with the classes that score highest"
                 yield Grid(f"{self._name}: {kind}", note, [self._row(self._guesses, row) for row in drawn])
 
     def _row(self, found: Guesses, row: int) -> tuple[Item, list[Hit]]:
