@@ -68,6 +68,12 @@ def results(path, tmp_path, params=PARAMS, devices=1, **options):
     return {result.name: result for result in made.run(params, {})}
 
 
+def cosines(rows, params, width=5):
+    vectors = params[len(SPECIAL) :, :width].astype(np.float64)
+    of = dict(zip(WORDS, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), strict=True))
+    return np.array([of[a] @ of[b] for a, b, *_ in rows])
+
+
 @given(
     st.lists(st.lists(st.tuples(st.integers(-2, 2), st.floats(-3, 3, width=16)), min_size=5, max_size=5), min_size=1)
 )
@@ -96,9 +102,7 @@ def test_each_part_is_spearman_of_cosine(features, width, rows, tmp_path):
     assert {name: result.n for name, result in found.items()} == {
         "s/all": 999, "s/hard": 333, "s/adjectives": 111, "s/nouns": 666, "s/verbs": 222
     }  # fmt: skip
-    vectors = PARAMS[len(SPECIAL) :, :width].astype(np.float64)
-    of = dict(zip(WORDS, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), strict=True))
-    cosine = [of[a] @ of[b] for a, b, *_ in rows]
+    cosine = cosines(rows, PARAMS, width)
     for part, own in (("all", slice(None)), ("hard", slice(0, None, 3)), ("nouns", slice(111, 777))):
         expected = stats.spearmanr(cosine[own], [float(row[3]) for row in rows[own]]).statistic
         assert found[f"s/{part}"].value == pytest.approx(expected, abs=1e-5)
@@ -108,8 +112,12 @@ def test_each_part_is_spearman_of_cosine(features, width, rows, tmp_path):
 
 def test_two_models_are_asked_the_same_draws(rows, tmp_path):
     path = write(tmp_path, rows)
-    other = PARAMS * np.array([3, 1, 1, 1, 1], np.float32)
-    first, second = (results(path, tmp_path, params)["s/all"] for params in (PARAMS, other))
+    models = PARAMS, PARAMS * np.array([3, 1, 1, 1, 1], np.float32)
+    first, second = (results(path, tmp_path, params)["s/all"] for params in models)
+    drawn = np.random.default_rng(0).choice(999, (100, 999))[7]
+    for params, result in zip(models, (first, second), strict=True):
+        expected = stats.spearmanr(cosines(rows, params)[drawn], [float(rows[i][3]) for i in drawn]).statistic
+        assert result.outcome.values[7] == pytest.approx(expected, abs=1e-5)
     difference = statistics.paired(first.outcome, second.outcome)
     assert difference.value == pytest.approx(second.value - first.value, abs=0.02)
     with pytest.raises(AlignError, match="the same examples"):
