@@ -13,7 +13,6 @@ from align_jax.data.pairs import Pairs
 from align_jax.data.text import SPECIAL, WordPiece
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.retrieval import ranks
-from align_jax.evals.zero_shot import class_weights
 from align_jax.types import AlignError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -99,15 +98,10 @@ def test_retrieval_with_several_texts_and_texts_of_several_groups(source, tmp_pa
 
 
 def test_unreadable_images_are_counted_and_named(source, tmp_path):
-    sections = {
-        "r": {"kind": "retrieval", "source": source},
-        "z": {"kind": "zero_shot", "source": source, "templates": ("a {} thing",)},
-    }
-    found = results(sections, tmp_path)
+    found = results({"r": {"kind": "retrieval", "source": source}}, tmp_path)
     for result in found.values():
         assert "1 images left out: 12.png (image unreadable)" in result.protocol
         assert "manifest(path=" in result.protocol
-    assert found["z/top1"].n == 12
 
 
 def test_no_readable_image_is_an_error(source, tmp_path):
@@ -117,25 +111,8 @@ def test_no_readable_image_is_an_error(source, tmp_path):
         results({"r": {"kind": "retrieval", "source": source}}, tmp_path)
 
 
-def test_zero_shot_averages_templates_then_normalises(source, tmp_path):
-    one = embedder()
-    templates = ("a {} thing", "{}")
-    weights = class_weights(one, PARAMS, {}, tuple(COLOURS), templates)
-    for row, colour in zip(weights, COLOURS, strict=True):
-        rows = one.texts(PARAMS, {}, [template.replace("{}", colour) for template in templates])
-        mean = rows.mean(axis=0)
-        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), rtol=1e-6)
-    found = results({"z": {"kind": "zero_shot", "source": source, "templates": templates}}, tmp_path)
-    assert found["z/top1"].value == 1.0
-    assert found["z/majority_class"].value == pytest.approx(4 / 12)
-    assert "prompts ['a {} thing', '{}']" in found["z/top1"].protocol
-
-
 def test_numbers_are_the_same_on_one_and_eight_devices(source, tmp_path):
-    sections = {
-        "r": {"kind": "retrieval", "source": source},
-        "z": {"kind": "zero_shot", "source": source, "templates": ("{} one",)},
-    }
+    sections = {"r": {"kind": "retrieval", "source": source}}
     params = np.random.default_rng(1).normal(size=PARAMS.shape).astype(np.float32)
     assert results(sections, tmp_path, params, 1) == results(sections, tmp_path, params, 8)
 
@@ -147,13 +124,9 @@ def test_numbers_are_the_same_on_one_and_eight_devices(source, tmp_path):
         ({}, "found None"),
         ({"kind": "retrieval", "sorce": {}}, "did you mean 'source'"),
         ({"kind": "retrieval"}, "missing key 'source'"),
-        ({"kind": "zero_shot", "templates": ("no place",)}, "in place of the class"),
-        ({"kind": "zero_shot", "templates": ("{}",), "classes": ("red",)}, "a name for each"),
     ],
 )
-def test_a_wrong_section_is_refused(section, message, source, tmp_path):
-    if "templates" in section:
-        section = section | {"source": source}
+def test_a_wrong_section_is_refused(section, message, tmp_path):
     with pytest.raises(AlignError, match=message):
         results({"mine": section}, tmp_path)
 

@@ -1,7 +1,7 @@
 """Embeds whole sources with a task's functions: in batches over the mesh, the last one padded, results on the host."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ class Embedder:
         self.pairs, self.mesh = pairs, mesh
         self._batch_size = batch_size
         self._opened: dict[str, Source] = {}
-        self._remembered: dict[tuple[int, str], tuple[np.ndarray, dict[int, str]]] | None = None
+        self._remembered: dict[Hashable, Any] | None = None
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
 
         def compiled(function: Function) -> Function:
@@ -57,12 +57,20 @@ class Embedder:
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Inside, with one model, pictures that several evaluators ask for are embedded once."""
+        """Inside, with one model, what several evaluators ask for is made once: embeddings of pictures, and `once`."""
         self._remembered = {}
         try:
             yield
         finally:
             self._remembered = None
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives; inside `remembering`, what it gave first for this key."""
+        if self._remembered is None:
+            return make()
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
 
     def images(
         self, params: Params, model_state: ModelState, images: Images, *, function: str = "embed_images"
@@ -71,13 +79,7 @@ class Embedder:
 
         The rows are what the task's `function` makes of the pictures: by default their embeddings, of unit length.
         """
-        key = (id(images), function)
-        if self._remembered is not None and key in self._remembered:
-            return self._remembered[key]
-        found = self._images(params, model_state, images, function)
-        if self._remembered is not None:
-            self._remembered[key] = found
-        return found
+        return self.once((id(images), function), lambda: self._images(params, model_state, images, function))
 
     def _images(
         self, params: Params, model_state: ModelState, images: Images, function: str
