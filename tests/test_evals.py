@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from align_jax import evals, sharding
@@ -137,6 +138,15 @@ def test_numbers_are_the_same_on_one_and_eight_devices(source, tmp_path):
     }
     params = np.random.default_rng(1).normal(size=PARAMS.shape).astype(np.float32)
     assert results(sections, tmp_path, params, 1) == results(sections, tmp_path, params, 8)
+
+
+def test_sections_of_a_config_share_a_source_only_where_its_options_are_the_same(source):
+    sections = ConfigDict({"a": source, "b": dict(source), "c": {**source, "filter": ()}})
+    one = embedder()
+    assert one.open(sections.a) is one.open(sections.b) is one.open(source)
+    assert one.open(sections.a) is not one.open(sections.c)
+    with pytest.raises(AlignError, match="found no nowhere.jsonl"):
+        one.open(ConfigDict({"name": "manifest", "path": "nowhere.jsonl"}))
 
 
 @pytest.mark.parametrize(
