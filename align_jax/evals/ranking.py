@@ -107,6 +107,19 @@ def mean_recall(
     return Result(f"{name}/mean_recall", statistics.estimate(outcome), n, protocol, outcome, facts)
 
 
+def same_group(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """int64 [P, 2]: all pairs (query, candidate) of one group; groups int [Q] and [M], or for candidates that have
+    several, (candidate, group) int [h, 2], each once."""
+    if candidates.ndim == 1:
+        candidates = np.stack([np.arange(len(candidates)), candidates], axis=1)
+    order = np.argsort(queries, kind="stable")
+    rising = queries[order]
+    start = np.searchsorted(rising, candidates[:, 1], "left")
+    count = np.searchsorted(rising, candidates[:, 1], "right") - start
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return np.stack([order[np.repeat(start, count) + within], np.repeat(candidates[:, 0], count)], axis=1)
+
+
 def digest(names: Iterable[str]) -> str:
     """Of names in order: what tells whether two models were asked the same."""
     found = hashlib.blake2b(digest_size=8)

@@ -12,7 +12,7 @@ import numpy as np
 
 from align_jax import provenance
 from align_jax.evals.embedding import NAMED, Embedder, left_out, protocol_of
-from align_jax.evals.ranking import AT, Asked, digest, joined, mean_recall, measures, ranks
+from align_jax.evals.ranking import AT, Asked, digest, joined, mean_recall, measures, ranks, same_group
 from align_jax.evals.retrieval_panels import Panels, Shown
 from align_jax.types import AlignError, Evaluator, ModelState, Params, Result
 
@@ -167,23 +167,11 @@ def _pool(images: np.ndarray, groups: np.ndarray, pairs: np.ndarray, kind: str) 
     """Of the records `images`; pairs (record, text) are theirs."""
     own = groups[pairs[:, 0]]
     if kind == "all":
-        texts, having = pairs[:, 1], np.stack([np.arange(len(pairs)), own], axis=1)
-        text_groups = own
-    else:
-        texts, first, number = np.unique(pairs[:, 1], return_index=True, return_inverse=True)
-        span = int(groups.max()) + 1
-        having = np.stack(np.divmod(np.unique(number * span + own), span), axis=1)
-        text_groups = own[first]
-    return Pool(images, texts, _joined(groups[images], having), groups[images], text_groups)
-
-
-def _joined(groups: np.ndarray, having: np.ndarray) -> np.ndarray:
-    """int64 [P, 2]: (image, text) of one group; groups [n] of the images, having [h, 2]: (text, group)."""
-    order = np.argsort(groups, kind="stable")
-    start = np.searchsorted(groups[order], having[:, 1], "left")
-    count = np.searchsorted(groups[order], having[:, 1], "right") - start
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return np.stack([order[np.repeat(start, count) + within], np.repeat(having[:, 0], count)], axis=1)
+        return Pool(images, pairs[:, 1], same_group(groups[images], own), groups[images], own)
+    texts, first, number = np.unique(pairs[:, 1], return_index=True, return_inverse=True)
+    span = int(groups.max()) + 1
+    having = np.stack(np.divmod(np.unique(number * span + own), span), axis=1)
+    return Pool(images, texts, same_group(groups[images], having), groups[images], own[first])
 
 
 def _readable(pool: Pool, bad: dict[int, str]) -> Pool:
