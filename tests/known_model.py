@@ -25,7 +25,7 @@ def _unit(x):
 
 def embed_images(params, model_state, inputs):
     """Values from -2 to 2, as `picture` wrote them."""
-    return _unit(jnp.round((inputs["image"].astype(jnp.float32) - 128) / 50).reshape(len(inputs["image"]), WIDTH))
+    return _unit((inputs["image"].astype(jnp.float32) - 128).reshape(len(inputs["image"]), WIDTH) / 50)
 
 
 def embed_texts(params, model_state, inputs):

@@ -107,6 +107,12 @@ def mean_recall(
     return Result(f"{name}/mean_recall", statistics.estimate(outcome), n, protocol, outcome, facts)
 
 
+def recall_curve(asked: Asked, candidates: int) -> list[tuple[float, float]]:
+    """(K, recall@K) for K = 1, 2, 5, 10, 20, .. up to the number of candidates."""
+    steps = (step * 10**power for power in range(len(str(candidates))) for step in (1, 2, 5))
+    return [(float(k), statistics.estimate(asked.hits(k))) for k in steps if k <= candidates]
+
+
 def same_group(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """int64 [P, 2]: all pairs (query, candidate) of one group; groups int [Q] and [M], or for candidates that have
     several, (candidate, group) int [h, 2], each once."""

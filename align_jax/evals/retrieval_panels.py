@@ -7,15 +7,13 @@ import jax
 import numpy as np
 
 from align_jax.data.source import Source
-from align_jax.evals import statistics
 from align_jax.evals.blockwise import Blockwise
 from align_jax.evals.panels import Curves, Grid, Hit, Item, Map, Similarity, picture
-from align_jax.evals.ranking import Asked
+from align_jax.evals.ranking import Asked, recall_curve
 
 QUERIES, TOP = 8, 6  # rows of a grid, and what each shows
 BATCH = 12  # pairs of a similarity matrix
 MAPPED = 600  # images and texts of a map, at most
-STEPS = (1, 2, 5)  # K of the curves, times powers of ten
 
 
 class Shown(NamedTuple):
@@ -69,9 +67,7 @@ class Panels:
         for name, asked, count in zip(
             ("image to text", "text to image"), ways, (len(self._shown.texts), len(self._shown.images)), strict=True
         ):
-            powers = range(len(str(count)))
-            steps = [step * 10**power for power in powers for step in STEPS if step * 10**power <= count]
-            lines[name] = [(float(k), statistics.estimate(asked.hits(k))) for k in steps]
+            lines[name] = recall_curve(asked, count)
         return Curves(f"{self._name}: recall against K", "K among all candidates", "K", "recall@K", lines)
 
     def similarity(self) -> Similarity:
