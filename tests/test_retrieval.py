@@ -1,6 +1,8 @@
 """Retrieval against plain definitions, clip_benchmark and faiss, with a model whose embeddings are known."""
 
 import json
+import runpy
+from pathlib import Path
 
 import faiss
 import known_model
@@ -263,9 +265,9 @@ def test_wrong_options_are_refused(change, message, source, tmp_path):
 
 def test_ids_must_be_unique(tmp_path):
     rows = [{"image": f"{name}.png", "text": "a", "id": name} for name in ("x", "y", "x")]
-    with pytest.raises(AlignError, match="found that of record 0 again, 'x', for record 2"):
+    with pytest.raises(AlignError, match="no two the same, found 'x' at records 0 and 2"):
         evaluators({"r": {"kind": "retrieval", "source": write_manifest(tmp_path, rows)}}, tmp_path)
-    with pytest.raises(AlignError, match="found none, '', for record 1"):
+    with pytest.raises(AlignError, match="found none at record 1"):
         rows[1]["id"] = ""
         evaluators({"r": {"kind": "retrieval", "source": write_manifest(tmp_path, rows)}}, tmp_path)
 
@@ -298,3 +300,28 @@ def test_panels_show_what_was_found(source, tmp_path):
     assert map_.embeddings.shape == (len(map_.items), 48) and set(map_.kinds) == {"image", "text"}
     again = next(iter(made.panels()))
     assert [query.text for query, _ in again.rows] == [query.text for query, _ in to_images.rows]
+
+
+def published():
+    """configs/evals/retrieval.py."""
+    path = Path(__file__).parent.parent / "configs" / "evals" / "retrieval.py"
+    return runpy.run_path(str(path))["get_config"]()
+
+
+@pytest.mark.filterwarnings(r"ignore:.*label\(\) is deprecated:DeprecationWarning")  # tfds asks protobuf for it
+@pytest.mark.parametrize("name", published())
+def test_of_a_published_section_only_the_data_are_missing(name, tmp_path):
+    """Its options, those of its source, the data set and its features are checked before the data are looked for."""
+    section = published()[name]
+    section.source.data_dir = str(tmp_path)
+    with pytest.raises(AlignError, match=rf"{section.source.dataset} is not prepared in {tmp_path}"):
+        evaluators({name: section}, tmp_path)
+    section.source.texts = "texts"
+    with pytest.raises(AlignError, match="has no feature 'texts'"):
+        evaluators({name: section}, tmp_path)
+
+
+def test_published_sections_share_their_sources():
+    sections = published()
+    assert sections.coco_5k.source == sections.coco_1k.source == sections.crisscrossed.source
+    assert {f"multi30k_{language}" for language in ("en", "de", "fr", "cs")} < set(sections)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.config import call, nearest
+from align_jax.evals.composed import Composed
 from align_jax.evals.contact_sheet import ContactSheet
 from align_jax.evals.crisscrossed import Crisscrossed
 from align_jax.evals.embedding import Embedder
@@ -12,7 +13,13 @@ from align_jax.evals.retrieval import Retrieval
 from align_jax.evals.zero_shot import ZeroShot
 from align_jax.types import AlignError, Evaluator
 
-KINDS = {"retrieval": Retrieval, "crisscrossed": Crisscrossed, "zero_shot": ZeroShot, "contact_sheet": ContactSheet}
+KINDS = {
+    "retrieval": Retrieval,
+    "crisscrossed": Crisscrossed,
+    "composed": Composed,
+    "zero_shot": ZeroShot,
+    "contact_sheet": ContactSheet,
+}
 
 
 def make(

@@ -13,7 +13,7 @@ import numpy as np
 
 from align_jax.evals import statistics
 from align_jax.evals.blockwise import Blockwise
-from align_jax.types import Outcome, Result
+from align_jax.types import AlignError, Outcome, Result
 
 AT = (1, 5, 10)
 
@@ -124,6 +124,16 @@ def same_group(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     count = np.searchsorted(rising, candidates[:, 1], "right") - start
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     return np.stack([order[np.repeat(start, count) + within], np.repeat(candidates[:, 0], count)], axis=1)
+
+
+def numbered(ids: Iterable[str], *, where: str) -> dict[str, int]:
+    """Id -> number of its record. AlignError where one is missing or stands twice."""
+    found: dict[str, int] = {}
+    for number, name in enumerate(ids):
+        if not name or found.setdefault(name, number) != number:
+            what = f"{name!r} at records {found[name]} and {number}" if name else f"none at record {number}"
+            raise AlignError(f"{where}: expected an id for each record, no two the same, found {what}")
+    return found
 
 
 def digest(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from align_jax import provenance
 from align_jax.evals.embedding import NAMED, Embedder, left_out, protocol_of
-from align_jax.evals.ranking import AT, Asked, digest, joined, mean_recall, measures, ranks, same_group
+from align_jax.evals.ranking import AT, Asked, digest, joined, mean_recall, measures, numbered, ranks, same_group
 from align_jax.evals.retrieval_panels import Panels, Shown
 from align_jax.types import AlignError, Evaluator, ModelState, Params, Result
 
@@ -141,22 +141,17 @@ def _read(source: Any, captions: int, *, where: str) -> tuple[list[str], np.ndar
     """(ids, groups int64 [n], distinct texts, (record, row of the distinct texts) int64 [captions, 2])."""
     numbers: dict[str, int] = {}
     rows: dict[str, int] = {}
-    ids: dict[str, int] = {}
+    ids: list[str] = []
     groups: list[int] = []
     pairs = array("q")
     for index in range(len(source)):
         record = source.about(index)
-        if not record.id or ids.setdefault(record.id, index) != index:
-            before = f"that of record {ids[record.id]} again" if record.id else "none"
-            raise AlignError(
-                f"{where}: expected an id for each record, found {before}, {record.id!r}, for record {index}; ids must "
-                "be unique"
-            )
+        ids.append(record.id)
         groups.append(numbers.setdefault(record.group, len(numbers)))
         texts = [text for text in record.texts if text.strip()]
         for text in texts[: captions or None]:
             pairs.extend((index, rows.setdefault(text, len(rows))))
-    return list(ids), np.array(groups), list(rows), np.array(pairs).reshape(-1, 2)
+    return list(numbered(ids, where=where)), np.array(groups), list(rows), np.array(pairs).reshape(-1, 2)
 
 
 def _within(records: np.ndarray, part: np.ndarray) -> np.ndarray:
