@@ -12,7 +12,6 @@ from align_jax import evals, sharding
 from align_jax.data.pairs import Pairs
 from align_jax.data.text import SPECIAL, WordPiece
 from align_jax.evals.embedding import Embedder
-from align_jax.evals.retrieval import ranks
 from align_jax.types import AlignError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -62,59 +61,6 @@ def results(sections, tmp_path, params=PARAMS, devices=1):
     made = evals.make(sections, embedder(devices), functions=FUNCTIONS, workdir=tmp_path)
     return {result.name: result for evaluator in made for result in evaluator.run(params, {})}
 
-
-def slow_ranks(queries, candidates, positive):
-    found = []
-    for query, row in zip(queries, positive, strict=True):
-        scores = [float(query @ candidate) for candidate in candidates]
-        best = max(score for score, hit in zip(scores, row, strict=True) if hit)
-        found.append(sum(score >= best and not hit for score, hit in zip(scores, row, strict=True)))
-    return found
-
-
-def test_ranks_equal_the_definition(monkeypatch):
-    monkeypatch.setattr("align_jax.evals.retrieval.BLOCK", 4)
-    rng = np.random.default_rng(0)
-    queries, candidates = (rng.integers(-2, 3, (n, 4)).astype(np.float32) for n in (11, 17))
-    positive = rng.random((11, 17)) < 0.2
-    positive[:, 3] = True
-    assert ranks(queries, candidates, positive).tolist() == slow_ranks(queries, candidates, positive)
-
-
-def test_ties_take_the_pessimistic_rank():
-    same = np.ones((5, 2), np.float32)
-    assert ranks(same, same, np.eye(5, dtype=bool)).tolist() == [4] * 5
-
-
-def test_retrieval_with_several_texts_and_texts_of_several_groups(source, tmp_path):
-    found = results({"r": {"kind": "retrieval", "source": source, "at": (1, 3)}}, tmp_path)
-    # Every readable image finds a text of its own colour first; "one thing" is right for any image, and each of the
-    # three colours' own texts (3 x 3) for the 4 images of that colour.
-    assert found["r/image_to_text/R@1"].value == 1.0 and found["r/image_to_text/R@1"].n == 12
-    assert found["r/text_to_image/R@1"].value == 1.0 and found["r/text_to_image/R@1"].n == 10
-    blind = results({"r": {"kind": "retrieval", "source": source, "at": (1, 10)}}, tmp_path, np.ones_like(PARAMS))
-    assert blind["r/image_to_text/R@1"].value == 0.0, "all texts alike: nothing is retrieved"
-    assert blind["r/text_to_image/R@1"].value == 0.1, "but for the text that fits every image"
-
-
-def test_unreadable_images_are_counted_and_named(source, tmp_path):
-    found = results({"r": {"kind": "retrieval", "source": source}}, tmp_path)
-    for result in found.values():
-        assert "1 images left out: 12.png (image unreadable)" in result.protocol
-        assert "manifest(path=" in result.protocol
-
-
-def test_no_readable_image_is_an_error(source, tmp_path):
-    for i in range(13):
-        (tmp_path / f"{i}.png").unlink()
-    with pytest.raises(AlignError, match=r"found none of 13 readable \(image file missing\)"):
-        results({"r": {"kind": "retrieval", "source": source}}, tmp_path)
-
-
-def test_numbers_are_the_same_on_one_and_eight_devices(source, tmp_path):
-    sections = {"r": {"kind": "retrieval", "source": source}}
-    params = np.random.default_rng(1).normal(size=PARAMS.shape).astype(np.float32)
-    assert results(sections, tmp_path, params, 1) == results(sections, tmp_path, params, 8)
 
 
 @pytest.mark.parametrize(

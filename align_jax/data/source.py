@@ -35,6 +35,7 @@ class Record:
     texts: tuple[str, ...]  # captions of this image; [0] is the canonical one
     group: str  # records of one group show the same thing: a retrieval hit is one of the same group
     label: int = -1  # index into the source's `classes`; -1 without classes
+    text_ids: tuple[str, ...] = ()  # an id for each text, where the source has them
 
 
 class BadExample(Exception):

@@ -21,10 +21,12 @@ class TfdsPairs(Source):
         "train[:1%]". data_dir: None for tfds' default.
       image: feature with the picture. texts: feature with one text or several. label: ClassLabel feature, or None.
       id: feature with a text that names the record, "id" in our builders; None for its index. `ids` reads it.
+      text_ids: feature with an id for each text, "sentence_ids" of coco_karpathy; None for none.
     """
 
     def __init__(self, *, dataset: str, split: str, data_dir: str | None = None, image: str = "image",
-                 texts: str | None = "texts", label: str | None = None, id: str | None = None):  # fmt: skip
+                 texts: str | None = "texts", label: str | None = None, id: str | None = None,
+                 text_ids: str | None = None):  # fmt: skip
         try:
             import tensorflow_datasets as tfds
 
@@ -40,7 +42,7 @@ class TfdsPairs(Source):
                 f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets"
             ) from error
         features: Any = builder.info.features
-        for key, name in (("image", image), ("texts", texts), ("label", label), ("id", id)):
+        for key, name in (("image", image), ("texts", texts), ("label", label), ("id", id), ("text_ids", text_ids)):
             if name is not None and name not in features:
                 raise AlignError(f"data.source.{key}: {dataset} has no feature {name!r}, only {sorted(features)}")
         if not isinstance(features[image], tfds.features.Image):
@@ -64,7 +66,7 @@ class TfdsPairs(Source):
                 f"data.source.split: {dataset} cannot give split {split!r}, only {sorted(builder.info.splits)}"
             ) from error
         self.classes = tuple(features[label].names) if label else ()
-        self._image, self._texts, self._label, self._id = image, texts, label, id
+        self._image, self._texts, self._label, self._id, self._text_ids = image, texts, label, id, text_ids
         if builder.name in BUILDERS:
             self.problems = builder.left_out.get(split, {})
         size = sum(int(builder.info.splits[name].num_bytes) for name in builder.info.splits)
@@ -75,16 +77,16 @@ class TfdsPairs(Source):
 
     def __getitem__(self, index: int) -> Record:
         row = self._rows[index]
-        return self._record(index, row, self._words(row))
+        return self._record(index, row, *self._words(row))
 
     def about(self, index: int) -> Record:
         """All of a record but its image; no texts where they cannot be used."""
         row = self._rows[index]
         try:
-            texts = self._words(row)
+            texts, text_ids = self._words(row)
         except BadExample:  # counted where the record is drawn
-            texts = ()
-        return dataclasses.replace(self._record(index, row, texts), image=b"")
+            texts, text_ids = (), ()
+        return dataclasses.replace(self._record(index, row, texts, text_ids), image=b"")
 
     def ids(self) -> pa.ChunkedArray:
         """All ids, in order."""
@@ -100,14 +102,20 @@ class TfdsPairs(Source):
         """All texts, in order."""
         return (text for i in range(len(self)) for text in self.about(i).texts)
 
-    def _record(self, index: int, row: dict, texts: tuple[str, ...]) -> Record:
+    def _record(self, index: int, row: dict, texts: tuple[str, ...], text_ids: tuple[str, ...]) -> Record:
         name = row[self._id].decode() if self._id else str(index)
         label = int(row[self._label]) if self._label else -1
-        return Record(id=name, image=row[self._image], texts=texts, group=name, label=label)
+        return Record(id=name, image=row[self._image], texts=texts, group=name, label=label, text_ids=text_ids)
 
-    def _words(self, row: dict) -> tuple[str, ...]:
+    def _words(self, row: dict) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The usable texts and their ids."""
         if self._texts is None:
-            return (self.classes[int(row[self._label])],)
+            return (self.classes[int(row[self._label])],), ()
         found = row[self._texts]
-        found = [found] if isinstance(found, bytes | str) else list(found)
-        return captions.usable(found)
+        texts = captions.usable([found] if isinstance(found, bytes | str) else found)
+        if not self._text_ids:
+            return texts, ()
+        text_ids = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in row[self._text_ids])
+        if len(text_ids) != len(texts):  # which of them is whose, nobody knows
+            raise BadExample("texts and text ids differ in number")
+        return texts, text_ids

@@ -45,16 +45,17 @@ class CrisscrossedCaptions(Builder):
         return rated | {"score": np.float32, "sampling": tfds.features.Text()}
 
     def shards(self, source: Path) -> dict[str, list[Shard]]:
-        return {split: in_shards(self._read(source / f"{self.config}_{split}.csv"), dict)
-                for split in ("val", "test")}  # fmt: skip
+        return {split: in_shards(ratings(source, self.config, split), dict) for split in ("val", "test")}
 
-    def _read(self, path: Path) -> list[Example]:
-        rated = RATED[self.config]
-        columns = [*rated, "agg_score", "sampling_method"]
-        reader = csv.DictReader(layout.read_lines(path))
-        if reader.fieldnames != columns:
-            raise AlignError(f"{path}: expected the columns {columns}, found {reader.fieldnames}; download it again")
-        return [_rating(row, rated, f"{path}:{reader.line_num}") for row in reader]
+
+def ratings(folder: Path, task: str, split: str) -> list[Example]:
+    """What stands in <task>_<split>.csv: a record for each rating."""
+    path, rated = folder / f"{task}_{split}.csv", RATED[task]
+    columns = [*rated, "agg_score", "sampling_method"]
+    reader = csv.DictReader(layout.read_lines(path))
+    if reader.fieldnames != columns:
+        raise AlignError(f"{path}: expected the columns {columns}, found {reader.fieldnames}; download it again")
+    return [_rating(row, rated, f"{path}:{reader.line_num}") for row in reader]
 
 
 def _rating(row: dict[str, Any], rated: tuple[str, str], where: str) -> Example:

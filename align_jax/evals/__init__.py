@@ -10,14 +10,23 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from align_jax.config import call, nearest
+from align_jax.evals.composed import Composed
 from align_jax.evals.contact_sheet import ContactSheet
+from align_jax.evals.crisscrossed import Crisscrossed
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.retrieval import Retrieval
 from align_jax.evals.simlex import SimLex
 from align_jax.evals.zero_shot import ZeroShot
 from align_jax.types import AlignError, Evaluator
 
-KINDS = {"retrieval": Retrieval, "zero_shot": ZeroShot, "contact_sheet": ContactSheet, "simlex": SimLex}
+KINDS = {
+    "composed": Composed,
+    "contact_sheet": ContactSheet,
+    "crisscrossed": Crisscrossed,
+    "retrieval": Retrieval,
+    "simlex": SimLex,
+    "zero_shot": ZeroShot,
+}
 
 
 def make(

@@ -88,7 +88,16 @@ Panel = Grid | Confusion | Similarity | Curves | Map
 def picture(source: Source, index: int, *, text: str = "", side: int = SIDE) -> Item:
     """A record's picture in a small file; without one where it cannot be read."""
     try:
-        image = reading.decode(source[index].image)
+        image = source[index].image
+    except BadExample as error:
+        return Item(text=text or str(error))
+    return thumbnail(image, text=text, side=side)
+
+
+def thumbnail(picture: reading.Picture, *, text: str = "", side: int = SIDE) -> Item:
+    """The picture in a small file; without one where it cannot be read."""
+    try:
+        image = reading.decode(picture)
     except BadExample as error:
         return Item(text=text or str(error))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
