@@ -62,7 +62,6 @@ def results(sections, tmp_path, params=PARAMS, devices=1):
     return {result.name: result for evaluator in made for result in evaluator.run(params, {})}
 
 
-
 @pytest.mark.parametrize(
     ("section", "message"),
     [

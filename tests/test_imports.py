@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "train": {"types", "sharding", "state", "optim", "metrics", "checkpoint"},
     "towers": LOW | {"models"},
     "tasks": LOW | {"paths", "sharding", "losses", "data", "models", "towers"},
-    "evals": LOW | {"paths", "files", "sharding", "data", "datasets", "metrics", "provenance", "weights"},
+    "evals": LOW | {"paths", "files", "sharding", "data", "datasets", "metrics", "provenance", "reporting", "weights"},
     "planning": LOW | {"cache", "code", "files", "metrics", "sharding", "tasks", "optim", "state", "train"},
     "interop": LOW | {"paths", "models"},
     "curation": LOW | {"data"},

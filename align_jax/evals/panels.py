@@ -80,6 +80,7 @@ class Map:
     embeddings: np.ndarray
     items: Sequence[Item]
     kinds: Sequence[str]
+    umap: bool = True  # where umap-learn is installed; else the first two principal components
 
 
 Panel = Grid | Confusion | Similarity | Curves | Map

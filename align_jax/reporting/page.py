@@ -15,6 +15,7 @@ from align_jax.reporting import text
 from align_jax.reporting.charts import HEIGHT, WIDTH, Chart, chart
 from align_jax.reporting.reading import Records, finite, listed, mapping
 from align_jax.reporting.series import binned
+from align_jax.reporting.templates import HERE, environment
 from align_jax.reporting.timeline import Part, parts, state, step_of, stepping, timeline
 
 # What a page of less than 1 MB has room for; it says what is left out, and where that stands.
@@ -39,15 +40,12 @@ def render(records: Records, *, now: float) -> str:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=text.visible,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
+    made = environment(HERE)
+    made.filters |= {
         "number": text.number, "short": text.short, "duration": text.duration, "utc": text.utc, "bytes": text.size,
         "value": _value, "count": _count,
     }  # fmt: skip
-    return environment.get_template("page.html")
+    return made.get_template("page.html")
 
 
 def _facts(records: Records, now: float) -> dict[str, Any]:
