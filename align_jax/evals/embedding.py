@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from align_jax import config as configs
 from align_jax import sharding
 from align_jax.data import source as sources
 from align_jax.data.pairs import Pairs
@@ -50,7 +51,7 @@ class Embedder:
 
     def open(self, source: Mapping[str, Any]) -> Source:
         """The source of these options; the same one for the same options, so that evaluators share it."""
-        key = json.dumps(source, sort_keys=True, default=list)
+        key = json.dumps(configs.plain(source), sort_keys=True)
         if key not in self._opened:
             self._opened[key] = sources.make(**source)
         return self._opened[key]
