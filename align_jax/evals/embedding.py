@@ -38,7 +38,8 @@ class Embedder:
         self.pairs, self.mesh = pairs, mesh
         self._batch_size = batch_size
         self._opened: dict[str, Source] = {}
-        self._remembered: dict[tuple[int, str], tuple[np.ndarray, dict[int, str]]] | None = None
+        # With the pictures themselves: the id of what is gone may be given again.
+        self._remembered: dict[tuple[int, str], tuple[Images, tuple[np.ndarray, dict[int, str]]]] | None = None
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
 
         def compiled(function: Function) -> Function:
@@ -66,19 +67,25 @@ class Embedder:
             self._remembered = None
 
     def images(
-        self, params: Params, model_state: ModelState, images: Images, *, function: str = "embed_images"
+        self,
+        params: Params,
+        model_state: ModelState,
+        images: Images,
+        *,
+        function: str = "embed_images",
+        remember: bool = True,
     ) -> tuple[np.ndarray, dict[int, str]]:
         """(rows f32 [n, D], {index: reason} of pictures that cannot be read; their rows are zero).
 
         The rows are what the task's `function` makes of the pictures: by default their embeddings, of unit length.
+        `remember` False: they take no part in `remembering`.
         """
+        if self._remembered is None or not remember:
+            return self._images(params, model_state, images, function)
         key = (id(images), function)
-        if self._remembered is not None and key in self._remembered:
-            return self._remembered[key]
-        found = self._images(params, model_state, images, function)
-        if self._remembered is not None:
-            self._remembered[key] = found
-        return found
+        if key not in self._remembered:
+            self._remembered[key] = (images, self._images(params, model_state, images, function))
+        return self._remembered[key][1]
 
     def _images(
         self, params: Params, model_state: ModelState, images: Images, function: str
