@@ -14,6 +14,7 @@ from align_jax.evals.composed import Composed
 from align_jax.evals.contact_sheet import ContactSheet
 from align_jax.evals.crisscrossed import Crisscrossed
 from align_jax.evals.embedding import Embedder
+from align_jax.evals.knn import KNN
 from align_jax.evals.retrieval import Retrieval
 from align_jax.evals.simlex import SimLex
 from align_jax.evals.zero_shot import ZeroShot
@@ -23,6 +24,7 @@ KINDS = {
     "composed": Composed,
     "contact_sheet": ContactSheet,
     "crisscrossed": Crisscrossed,
+    "knn": KNN,
     "retrieval": Retrieval,
     "simlex": SimLex,
     "zero_shot": ZeroShot,

@@ -74,13 +74,24 @@ class Embedder:
         return self._remembered[key]
 
     def images(
-        self, params: Params, model_state: ModelState, images: Images, *, function: str = "embed_images"
+        self,
+        params: Params,
+        model_state: ModelState,
+        images: Images,
+        *,
+        function: str = "embed_images",
+        remember: bool = True,
     ) -> tuple[np.ndarray, dict[int, str]]:
         """(rows f32 [n, D], {index: reason} of pictures that cannot be read; their rows are zero).
 
         The rows are what the task's `function` makes of the pictures: by default their embeddings, of unit length.
+        `remember` False: they take no part in `remembering`.
         """
-        return self.once((id(images), function), lambda: self._images(params, model_state, images, function))
+        if not remember:
+            return self._images(params, model_state, images, function)
+        # With the pictures themselves: the id of what is gone may be given again.
+        key = (id(images), function)
+        return self.once(key, lambda: (self._images(params, model_state, images, function), images))[0]
 
     def _images(
         self, params: Params, model_state: ModelState, images: Images, function: str
