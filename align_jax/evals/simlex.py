@@ -26,7 +26,7 @@ class WordPairs(NamedTuple):
     words: list[tuple[str, str]]
     scores: np.ndarray  # f64 [999], from 0 to 10: how alike people find the two
     parts: dict[str, np.ndarray]  # name -> rows: all, parts of speech, and hard, the third that go together most
-    digest: str  # of the file
+    digest: str  # of the lines
 
 
 class SimLex(Evaluator):
@@ -67,10 +67,10 @@ class SimLex(Evaluator):
 def read(path: str, *, where: str) -> WordPairs:
     """The 999 pairs; AlignError, which begins with `where`, for a file of another version."""
     try:
-        content = Path(path).read_bytes()
-        header, *rows = [line.split("\t") for line in content.decode().splitlines()] or [[]]
+        lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AlignError(f"{where}: expected SimLex-999.txt, found {error}") from error
+    header, *rows = [line.split("\t") for line in lines] or [[]]
     if tuple(header) != COLUMNS:
         raise AlignError(f"{where}: expected columns {', '.join(COLUMNS)}, divided by tabs, in {path}, found {header}")
     for number, row in enumerate(rows, 2):
@@ -85,7 +85,8 @@ def read(path: str, *, where: str) -> WordPairs:
         raise AlignError(f"{where}: expected the pairs of SimLex-999, {COUNTS}, in {path}, found {counts}")
     scores = [_score(text, f"{where}: line {line} of {path}") for line, text in enumerate(column["SimLex999"], 2)]
     words = list(zip(column["word1"], column["word2"], strict=True))
-    return WordPairs(words, np.array(scores), parts, hashlib.blake2b(content, digest_size=8).hexdigest())
+    digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+    return WordPairs(words, np.array(scores), parts, digest)
 
 
 def _score(text: str, where: str) -> float:
