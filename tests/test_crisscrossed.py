@@ -10,6 +10,8 @@ from known_model import PARAMS, WORDS, evaluators, results
 from scipy.stats import spearmanr
 
 from align_jax import build
+from align_jax.data import source as sources
+from align_jax.data.source import BadExample
 from align_jax.evals import crisscrossed_ratings, statistics
 from align_jax.evals.crisscrossed_ratings import bootstrap
 from align_jax.types import AlignError
@@ -188,6 +190,26 @@ def test_numbers_are_the_same_on_one_and_eight_devices_and_draws_for_all_models(
     difference = statistics.paired(other["c/sits"].outcome, one["c/sits"].outcome)
     assert other["c/sts"].value == 0.0, "equal scores order nothing"
     assert difference.value == pytest.approx(one["c/sits"].value - other["c/sits"].value, abs=1e-6)
+
+
+def test_a_text_that_lost_its_id_is_a_bad_example(tmp_path):
+    sentences = [{"raw": raw, "sentid": number} for number, raw in enumerate(("a", " ", "b"))]
+    (tmp_path / "train2014").mkdir()
+    (tmp_path / "val2014").mkdir()
+    images = [
+        {"filename": file_name(i), "filepath": "val2014", "cocoid": i, "sentences": sentences[i:], "split": split}
+        for i, split in enumerate(("train", "val", "test"))
+    ]
+    for image in images:
+        known_model.picture("a").save(tmp_path / "val2014" / image["filename"])
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    build.build("coco_karpathy", tmp_path, str(tmp_path))
+    options = {"name": "tfds", "dataset": "coco_karpathy", "data_dir": str(tmp_path), "texts": "captions",
+               "text_ids": "sentence_ids"}  # fmt: skip
+    with pytest.raises(BadExample, match="texts and text ids differ in number"):
+        sources.make(split="train", **options)[0]
+    assert sources.make(split="train", **options).about(0).text_ids == ()
+    assert sources.make(split="test", **options)[0].text_ids == ("2",)
 
 
 def test_the_panel_shows_recall_of_four_ways(section, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from align_jax import provenance
+from align_jax.data.source import Source
 from align_jax.evals.embedding import NAMED, Embedder, left_out, protocol_of
 from align_jax.evals.ranking import AT, Asked, digest, joined, mean_recall, measures, numbered, ranks, same_group
 from align_jax.evals.retrieval_panels import Panels, Shown
@@ -137,7 +138,7 @@ def _lacking(what: str, names: Sequence[str]) -> str:
     return f", {len(names)} {what} not asked: {', '.join(names[:NAMED])}{more}" if names else ""
 
 
-def _read(source: Any, captions: int, *, where: str) -> tuple[list[str], np.ndarray, list[str], np.ndarray]:
+def _read(source: Source, captions: int, *, where: str) -> tuple[list[str], np.ndarray, list[str], np.ndarray]:
     """(ids, groups int64 [n], distinct texts, (record, row of the distinct texts) int64 [captions, 2])."""
     numbers: dict[str, int] = {}
     rows: dict[str, int] = {}
