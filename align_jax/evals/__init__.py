@@ -8,11 +8,18 @@ from align_jax.config import call, nearest
 from align_jax.evals.contact_sheet import ContactSheet
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.knn import KNN
+from align_jax.evals.linear_probe import LinearProbe
 from align_jax.evals.retrieval import Retrieval
 from align_jax.evals.zero_shot import ZeroShot
 from align_jax.types import AlignError, Evaluator
 
-KINDS = {"retrieval": Retrieval, "zero_shot": ZeroShot, "contact_sheet": ContactSheet, "knn": KNN}
+KINDS = {
+    "retrieval": Retrieval,
+    "zero_shot": ZeroShot,
+    "contact_sheet": ContactSheet,
+    "knn": KNN,
+    "linear_probe": LinearProbe,
+}
 
 
 def make(
