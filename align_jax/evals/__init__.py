@@ -15,6 +15,7 @@ from align_jax.evals.contact_sheet import ContactSheet
 from align_jax.evals.crisscrossed import Crisscrossed
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.knn import KNN
+from align_jax.evals.linear_probe import LinearProbe
 from align_jax.evals.retrieval import Retrieval
 from align_jax.evals.simlex import SimLex
 from align_jax.evals.zero_shot import ZeroShot
@@ -25,6 +26,7 @@ KINDS = {
     "contact_sheet": ContactSheet,
     "crisscrossed": Crisscrossed,
     "knn": KNN,
+    "linear_probe": LinearProbe,
     "retrieval": Retrieval,
     "simlex": SimLex,
     "zero_shot": ZeroShot,
