@@ -111,8 +111,8 @@ def markdown(card: Card) -> str:
     for name, own in groupby(card.results, lambda measured: evaluator(measured.result.name)):
         lines += ["", f"## {escaped(name)}"]
         for (protocol, told), alike in groupby(own, lambda measured: (measured.result.protocol, measured.result.facts)):
-            digests = ["".join(f"; {key} {value}" for key, value in told.items())]
-            lines += ["", f"Protocol: {escaped(protocol + ''.join(digests))}", ""]
+            digests = "".join(f"; {key} {value}" for key, value in told.items())
+            lines += ["", f"Protocol: {escaped(protocol + digests)}", ""]
             lines += ["| result | value | 95 % interval | n |", "|---|---:|---:|---:|"]
             lines += ["| " + " | ".join(map(escaped, cells(measured))) + " |" for measured in alike]
     return "\n".join(lines) + "\n"

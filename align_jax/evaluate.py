@@ -44,8 +44,9 @@ def evaluate(
         for number, (name, evaluator) in enumerate(evaluators.items(), 1):
             tell(f"evaluating {name}, {number} of {len(evaluators)}")
             begun = time.perf_counter()
-            yield list(evaluator.run(weights.params, weights.model_state))
+            results = list(evaluator.run(weights.params, weights.model_state))
             tell(f"evaluated {name} in {duration(time.perf_counter() - begun)}")
+            yield results
 
 
 def record(found: Sequence[Result], weights: Weights, parts: Run, out: Path, *, last: bool) -> list[Result]:
@@ -113,6 +114,18 @@ def evaluate_checkpoint(
             print(table(found))
 
 
+def compare_cards(paths: Sequence[str], out: str | None = None) -> None:
+    """Prints the comparison of two result cards, and writes it to the Markdown file `out`."""
+    if len(paths) != 2:
+        raise AlignError(f"--compare: expected two files, as in --compare a/card.json b/card.json, found {len(paths)}")
+    comparison = compare.compare(*(cards.read(Path(path)) for path in paths))
+    print(compare.text(comparison))
+    if out:
+        path = Path(out)
+        files.check_writable(path.parent, flag="--out")
+        files.write(path, lambda partial: partial.write_text(compare.markdown(comparison), "utf-8"))
+
+
 def sections(asked: str | None, own: configs.Config, overrides: Sequence[str]) -> dict[str, Any]:
     """The sections that --evals asks for, with the values of `--evals.a.b=value` in them.
 
@@ -163,24 +176,13 @@ def _file(path: Path) -> configs.Config:
     return found
 
 
-def _compare(paths: Sequence[str], out: str | None) -> None:
-    if len(paths) != 2:
-        raise AlignError(f"--compare: expected two files, as in --compare a/card.json b/card.json, found {len(paths)}")
-    comparison = compare.compare(*(cards.read(Path(path)) for path in paths))
-    print(compare.text(comparison))
-    if out:
-        path = Path(out)
-        files.check_writable(path.parent, flag="--out")
-        files.write(path, lambda partial: partial.write_text(compare.markdown(comparison), "utf-8"))
-
-
 def main(argv: list[str]) -> None:
     """Checks the flags."""
     values = flags.FLAGS
     overrides = [argument for argument in argv[1:] if argument.startswith("--evals.")]
     others = [argument for argument in argv[1:] if argument not in overrides]
     if values.compare:
-        return _compare(others, values.out)
+        return compare_cards(others, values.out)
     if values.checkpoint is None or others:
         raise AlignError(f"expected --checkpoint=FOLDER and other flags, or --compare A B; found {others or 'neither'}")
     evaluate_checkpoint(values.checkpoint, evals=values.evals, overrides=overrides, out=values.out)

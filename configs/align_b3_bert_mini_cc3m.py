@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
         "checkpoint": {"every": 5_000, "minutes": 30.0, "keep": 3, "keep_every": 0, "best": ""},
         "log_every": 100,  # steps
         "steps_ahead": 2,  # steps that the host may start before earlier ones are done
-        "evaluate_every": 0,  # steps; 0: at the end alone
+        "evaluate_every": 0,  # steps; 0: at the end alone; a section of evals may have an "every" of its own
         "evals": {
             # Both ways between pairs that are kept apart: another manifest of the same form.
             "held_out": {"kind": "retrieval", "source": {"name": "manifest", "path": "data/held_out.jsonl"}},

@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
         "checkpoint": {"every": 5_000, "minutes": 30.0, "keep": 3, "keep_every": 0, "best": ""},
         "log_every": 100,  # steps
         "steps_ahead": 2,  # steps that the host may start before earlier ones are done
-        "evaluate_every": 0,  # steps; 0: at the end alone
+        "evaluate_every": 0,  # steps; 0: at the end alone; a section of evals may have an "every" of its own
         "evals": {},
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},

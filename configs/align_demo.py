@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
         "checkpoint": {"every": 100, "minutes": 30.0, "keep": 2, "keep_every": 0, "best": ""},
         "log_every": 10,  # steps
         "steps_ahead": 2,  # steps that the host may start before earlier ones are done
-        "evaluate_every": 0,  # at the end alone
+        "evaluate_every": 0,  # steps; 0: at the end alone; a section of evals may have an "every" of its own
         "evals": {
             "trained": {"kind": "retrieval", "source": {**by_name, "split": "train"}},
             "trained_no_flags": {"kind": "retrieval", "source": {**by_name, "split": "train", "flags": False}},

@@ -14,6 +14,7 @@ Makes a virtual environment in .venv (about a minute), then trains an EfficientN
 3,400 emoji pictures with their names, at most 10 minutes on 2 processor cores, and writes to runs/demo:
   contact_sheet.png   texts and the pictures that the model finds for them
   eval.json           recall, zero-shot accuracy, with their protocol
+  card.md, card.json  the same as a result card, with intervals; two of them compare by align_jax.evaluate --compare
   export/             weights, vocabulary, preprocessing, embeddings
   metrics.jsonl, tensorboard/, checkpoints/
 Run it again to continue a run that was stopped. Other arguments go to the trainer: --config.steps=50 is a quick look.
