@@ -21,11 +21,11 @@
     const [wide, high] = [document.documentElement.clientWidth, window.innerHeight];
     const left = box.right + 12 + width < wide ? box.right + 12 : box.left - 12 - width;
     const top = box.bottom + 12 + height < high ? box.bottom + 12 : box.top - 12 - height;
-    tip.style.left = `${Math.min(Math.max(8, left), Math.max(8, wide - width - 8))}px`;
-    tip.style.top = `${Math.max(8, top)}px`;
+    tip.style.left = `${window.scrollX + Math.min(Math.max(8, left), Math.max(8, wide - width - 8))}px`;
+    tip.style.top = `${window.scrollY + Math.max(8, top)}px`;
   };
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  document.addEventListener("scroll", hide, { passive: true, capture: true });
+  document.addEventListener("pointerdown", hide, true); // before what was tapped shows its own
 
   const map = (svg) => {
     const groups = [...svg.querySelectorAll("g")];
@@ -73,7 +73,7 @@
     svg.addEventListener("pointermove", point);
     svg.addEventListener("pointerdown", point);
     svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
-    document.addEventListener("pointerdown", (event) => { if (!svg.contains(event.target)) leave(); });
+    document.addEventListener("pointerdown", leave, true);
 
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     svg.addEventListener("keydown", (event) => {
@@ -127,7 +127,6 @@
     table.addEventListener("pointerover", over);
     table.addEventListener("pointerdown", over);
     table.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
-    document.addEventListener("pointerdown", (event) => { if (!table.contains(event.target)) hide(); });
   };
 
   document.querySelectorAll("svg.points").forEach(map);
