@@ -23,7 +23,9 @@ from align_jax import run as runs
 from align_jax import state as states
 from align_jax.data import labelled
 from align_jax.data import source as sources
+from align_jax.data.examples import KINDS
 from align_jax.data.source import BadExample, Record
+from align_jax.data.views import Resized
 from align_jax.evals.embedding import Embedder
 from align_jax.losses.classification import cross_entropy
 from align_jax.tasks import classify
@@ -194,9 +196,9 @@ def test_head_first_then_all_from_an_align_export(manifest, pretrained, tmp_path
         ({"vocab": {"size": 64}}, "config.data: unknown key 'vocab'"),
         ({"crops": 3}, "unknown key 'crops'; did you mean 'crop'"),
         ({"classes": 5}, r"expected the 4 classes of the source \(blue, green, orange, ..\), found 5; set"),
-        ({"resize": 36}, "augment 'inception' takes eval_share and area besides crop and flip, found resize"),
-        ({"augment": "align"}, "augment 'align' takes resize besides crop and flip, found no resize"),
-        ({"augment": "align", "resize": 36, "area": (0.1, 1.0)}, "found area"),
+        ({"resize": 36}, "config.data with augment 'inception': unknown key 'resize'"),
+        ({"augment": "align"}, "config.data with augment 'align': missing key 'resize'"),
+        ({"augment": "align", "resize": 36, "area": (0.1, 1.0)}, "augment 'align': unknown key 'area'"),
         ({"augment": "align", "resize": 31}, "expected 0 < crop <= resize, found 32 and 31"),
         ({"augment": "mixup"}, r"expected one of \('align', 'inception'\), found 'mixup'"),
         ({"area": (0.0, 1.0)}, "rising shares"),
@@ -252,6 +254,11 @@ def test_a_tower_is_frozen_where_all_of_it_is(manifest, freeze, frozen):
     assert isinstance(task, classify.Classify) and task.frozen_tower is frozen
 
 
+def test_every_task_learns_from_examples_that_there_are():
+    for name in tasks.names():
+        assert tasks.examples(ConfigDict({"task": {"name": name}})) in KINDS
+
+
 def test_a_plan_varies_a_model_without_texts(manifest):
     config = small(manifest)
     config.task.update({"micro_batches": 1, "gather": "step"})
@@ -282,7 +289,7 @@ def classify_images(params, model_state, inputs):
 
 def evaluated(path, *, devices=1, **options):
     """{name: Result} of an evaluator of a known model, and the evaluator."""
-    data = labelled.Labelled(CLASSES, labelled.Resized(8, 8, False))
+    data = labelled.Labelled(CLASSES, Resized(resize=8, crop=8, flip=False))
     functions = {"classify_images": classify_images}
     embedder = Embedder(functions, data, mesh=sharding.make_mesh(devices=devices), batch_size=8)
     section = {"kind": "accuracy", "source": {"name": "manifest", "path": str(path)}} | options

@@ -122,7 +122,7 @@ def test_a_large_jpeg_is_decoded_in_part_and_looks_the_same():
 
 
 def test_what_cannot_be_read_is_a_bad_example():
-    for view in (VIEW, Resized(18, 16, False)):
+    for view in (VIEW, Resized(resize=18, crop=16, flip=False)):
         with pytest.raises(BadExample, match="image unreadable"):
             view.train(b"no picture", np.random.default_rng(0))
         with pytest.raises(BadExample, match="image unreadable"):
@@ -131,11 +131,11 @@ def test_what_cannot_be_read_is_a_bad_example():
 
 def test_resized_grows_with_the_window_of_evaluation():
     """289 of 346 in training is 360 of 431 in evaluation."""
-    view = Resized(346, 289, True, 360)
+    view = Resized(resize=346, crop=289, flip=True, eval_crop=360)
     assert view.protocol == "central 360 px of 431 x 431" and view.evaluate(SCENE).shape == (360, 360, 3)
     whole = np.asarray(SCENE.resize((431, 431), Image.Resampling.BILINEAR))[35:395, 35:395]
     assert abs(view.evaluate(SCENE).astype(int) - whole.astype(int))[2:-2, 2:-2].max() <= 1
-    assert Resized(346, 289, True).evaluate(SCENE).shape == (289, 289, 3)
+    assert Resized(resize=346, crop=289, flip=True).evaluate(SCENE).shape == (289, 289, 3)
 
 
 @pytest.mark.parametrize(
