@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from align_jax.config import call, nearest
+from align_jax.evals.accuracy import Accuracy
 from align_jax.evals.composed import Composed
 from align_jax.evals.contact_sheet import ContactSheet
 from align_jax.evals.crisscrossed import Crisscrossed
@@ -22,6 +23,7 @@ from align_jax.evals.zero_shot import ZeroShot
 from align_jax.types import AlignError, Evaluator
 
 KINDS = {
+    "accuracy": Accuracy,
     "composed": Composed,
     "contact_sheet": ContactSheet,
     "crisscrossed": Crisscrossed,
