@@ -78,13 +78,18 @@ def check(config: Config) -> None:
 def assign(config: Config, key: str, value: Any, *, where: str) -> None:
     """Sets the dotted `key` to `value`; AlignError where the config has no such key."""
     *parents, last = key.split(".")
-    node = config
+    node: Config = config
     for parent in parents:
-        node = node.get(parent) or ConfigDict()
+        node = _section(node, parent)
     if last not in node:
         raise AlignError(f"{where}: unknown key {key!r}; {nearest(last, list(node.keys()))}")
     with node.ignore_type():
         node[last] = value
+
+
+def _section(config: Config, key: str) -> Config:
+    """An empty one where there is none."""
+    return config.get(key) or ConfigDict()
 
 
 def plain(config: Config) -> dict[str, Any]:

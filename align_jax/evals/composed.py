@@ -23,7 +23,8 @@ from align_jax.evals.blockwise import Blockwise
 from align_jax.evals.embedding import Embedder, left_out, protocol_of
 from align_jax.evals.panels import Grid, Hit, Item, picture, thumbnail
 from align_jax.evals.query import TEXT_WEIGHT, compose
-from align_jax.evals.ranking import AT, Asked, digest, measures, numbered, ranks
+from align_jax.evals.ranking import AT, Asked, measures, numbered, ranks
+from align_jax.evals.statistics import digest
 from align_jax.types import AlignError, Evaluator, ModelState, Params, Result
 
 KEYS = ("image", "plus", "minus", "text_weight", "answer")
@@ -59,7 +60,7 @@ class Composed(Evaluator):
         self._queries = _read(Path(queries), self._source, ids)
         self._paths = [query.path for query in self._queries if query.path]
         self._digest = digest([*ids, *(str(query[1:]) for query in self._queries)])
-        crop = f"central {embedder.pairs.crop} of {embedder.pairs.resize}"
+        crop = embedder.pairs.view.protocol
         self._facts = {"data": provenance.digest(self._source), "queries": self._digest, "crop": crop}
         self._hits: list[list[tuple[float, int]]] = []
 
@@ -81,7 +82,8 @@ class Composed(Evaluator):
         asked = Asked.of(ranks(self._embedder.mesh, rows, candidates, *pairs)[0], np.arange(len(rows)))
         protocol = (
             f"{self._protocol}: {len(asked.ranks)} of {len(rows)} queries, those with an answer, x {len(candidates)} "
-            "images without the query's own, sum of unit embeddings by weight, central crop, ties pessimistic" + skipped
+            f"images without the query's own, sum of unit embeddings by weight, {self._facts['crop']}, ties "
+            f"pessimistic{skipped}"
         )
         yield from measures(self._name, asked, self._at, ids=self._digest, protocol=protocol, facts=self._facts)
 

@@ -19,7 +19,8 @@ from align_jax.evals.correlation import spearman
 from align_jax.evals.crisscrossed_ratings import TASKS, bootstrap, queries, read, right_answers
 from align_jax.evals.embedding import Embedder, protocol_of
 from align_jax.evals.panels import Curves
-from align_jax.evals.ranking import AT, Asked, digest, measures, ranks, recall_curve
+from align_jax.evals.ranking import AT, Asked, measures, ranks, recall_curve
+from align_jax.evals.statistics import digest
 from align_jax.types import AlignError, Evaluator, ModelState, Outcome, Params, Result
 
 DRAWS = 1000
@@ -51,8 +52,8 @@ class Crisscrossed(Evaluator):
             + [str(part.tolist()) for ratings in self._rated.ratings.values() for part in ratings]
         )
         unnamed = f" ({self._rated.unnamed} captions that no rating names are left out)" if self._rated.unnamed else ""
-        self._protocol = f"{protocol_of(source)}{unnamed}, Crisscrossed Captions {split}, central crop"
-        crop = f"central {embedder.pairs.crop} of {embedder.pairs.resize}"
+        crop = embedder.pairs.view.protocol
+        self._protocol = f"{protocol_of(source)}{unnamed}, Crisscrossed Captions {split}, {crop}"
         self._facts = {"data": provenance.digest(self._source), "ratings": self._ids, "crop": crop}
         self._ways: dict[str, tuple[Asked, int]] = {}  # with the number of candidates
 

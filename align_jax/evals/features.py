@@ -16,6 +16,7 @@ from tqdm import tqdm
 from align_jax import config as configs
 from align_jax import files, provenance
 from align_jax.data.source import Source
+from align_jax.evals import statistics
 from align_jax.evals.embedding import SLOW, Embedder
 from align_jax.types import ModelState, Params
 from align_jax.weights import digest
@@ -24,7 +25,7 @@ PIECE = 16384  # records that are embedded and written at once; what a kill can 
 
 
 class FeatureCache:
-    """<folder>/<weights>-<data>-<function>-<resize>-<crop>/<first record>.npz: a file per piece, each whole or absent.
+    """<folder>/<weights>-<data>-<function>-<crop>/<first record>.npz: a file per piece, each whole or absent.
 
     The data are known by the options of their source and the digest of its files. Of images that a manifest names
     only the names count: whoever changes them in place removes the folder.
@@ -37,9 +38,10 @@ class FeatureCache:
         self, params: Params, model_state: ModelState, options: Mapping[str, Any], *, function: str = "embed_images"
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As `Embedder.images`, of the source of `options`. Pieces that an earlier call left are read, not embedded."""
-        source, pairs = self._embedder.open(options), self._embedder.pairs
+        source = self._embedder.open(options)
+        view = statistics.digest([self._embedder.pairs.view.protocol])
         data = _data_digest(options, source)
-        name = f"{digest(params, model_state)}-{data}-{function}-{pairs.resize}-{pairs.crop}"
+        name = f"{digest(params, model_state)}-{data}-{function}-{view}"
         rows: Any = None
         bad: dict[int, str] = {}
         with tqdm(total=len(source), desc=function, unit="image", delay=SLOW, leave=False, disable=None) as bar:

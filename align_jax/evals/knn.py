@@ -106,7 +106,7 @@ class KNN(Evaluator):
         return (
             f"{self._asked.name}: {len(asked.rows)} images{asked.left_out}, against {others}, cosine of {compared}, "
             f"{WEIGHTINGS[self._weighting].format(temperature=self._temperature)}, equally near ones in the order of "
-            "the bank, central crop"
+            f"the bank, {self._read.crop}"
         )
 
     def _nearest(self, asked: Embedded, bank: Embedded) -> Neighbours:

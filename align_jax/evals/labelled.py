@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from align_jax import provenance
 from align_jax.data.source import Source
 from align_jax.evals.embedding import Embedder, left_out, protocol_of
 from align_jax.evals.features import FeatureCache
+from align_jax.evals.statistics import digest
 from align_jax.types import AlignError, ModelState, Params
 
 FUNCTIONS = {"embedding": "embed_images", "features": "image_features"}  # by the option `features`
@@ -44,10 +44,7 @@ class Labelled:
 
     def ids_digest(self, asked: np.ndarray) -> str:
         """Of the ids of the records at `asked` int [m], in order."""
-        found = hashlib.blake2b(digest_size=8)
-        for name in self.ids[asked]:
-            found.update(name.encode() + b"\0")
-        return found.hexdigest()
+        return digest(self.ids[asked])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +105,7 @@ class Reader:
     @property
     def crop(self) -> str:
         """What the model sees of a picture, in pixels."""
-        return f"central {self.embedder.pairs.crop} of {self.embedder.pairs.resize}"
+        return self.embedder.pairs.view.protocol
 
     def __call__(self, params: Params, model_state: ModelState, data: Labelled) -> Embedded:
         """The images that can be read; AlignError where none can."""

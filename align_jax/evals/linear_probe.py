@@ -97,7 +97,7 @@ class LinearProbe(Evaluator):
         rows = "features before the projection" if self._features == "features" else "embeddings"
         return (
             f"{self._asked.name}: {len(asked.rows)} images{asked.left_out}, multinomial logistic regression on "
-            f"{'standardised ' if self._standardise else ''}{rows} of {trained}, central crop without augmentation"
+            f"{'standardised ' if self._standardise else ''}{rows} of {trained}, {self._read.crop} without augmentation"
         )
 
     def _results(self, asked: Embedded, guesses: np.ndarray, protocol: str) -> Iterator[Result]:

@@ -4,7 +4,6 @@ A query is right at K where any of its right candidates is among the first K. Ti
 decision 12): a model that gives every pair the same score retrieves nothing.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -134,12 +133,3 @@ def numbered(ids: Iterable[str], *, where: str) -> dict[str, int]:
             what = f"{name!r} at records {found[name]} and {number}" if name else f"none at record {number}"
             raise AlignError(f"{where}: expected an id for each record, no two the same, found {what}")
     return found
-
-
-def digest(names: Iterable[str]) -> str:
-    """Of names in order: what tells whether two models were asked the same."""
-    found = hashlib.blake2b(digest_size=8)
-    for name in names:
-        encoded = name.encode("utf-8", "surrogatepass")
-        found.update(len(encoded).to_bytes(8, "little") + encoded)
-    return found.hexdigest()

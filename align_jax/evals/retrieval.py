@@ -13,8 +13,9 @@ import numpy as np
 from align_jax import provenance
 from align_jax.data.source import Source
 from align_jax.evals.embedding import NAMED, Embedder, left_out, protocol_of
-from align_jax.evals.ranking import AT, Asked, digest, joined, mean_recall, measures, numbered, ranks, same_group
+from align_jax.evals.ranking import AT, Asked, joined, mean_recall, measures, numbered, ranks, same_group
 from align_jax.evals.retrieval_panels import Panels, Shown
+from align_jax.evals.statistics import digest
 from align_jax.types import AlignError, Evaluator, ModelState, Params, Result
 
 CANDIDATES = {"unique": "equal texts are one candidate", "all": "each caption is a candidate"}
@@ -69,7 +70,7 @@ class Retrieval(Evaluator):
         self._protocol = f"{protocol_of(source)}{first}, {CANDIDATES[texts]}"
         self._facts = {
             "data": provenance.digest(self._source),
-            "crop": f"central {embedder.pairs.crop} of {embedder.pairs.resize}",
+            "crop": embedder.pairs.view.protocol,
         }
         self._shown: Shown | None = None
 
@@ -95,7 +96,8 @@ class Retrieval(Evaluator):
             )
         self._ways = tuple(joined(parts) for parts in zip(*asked, strict=True))
         protocol = (
-            f"{self._protocol}: {_sizes(pools)}, hit = same group, central crop, ties pessimistic{skipped}"
+            f"{self._protocol}: {_sizes(pools)}, hit = same group, {self._facts['crop']}, "
+            f"ties pessimistic{skipped}"
             f"{_lacking('images without a text', [self._ids[i] for i in not_asked[0]])}"
             f"{_lacking('texts without a readable image', [repr(self._texts[i]) for i in not_asked[1]])}"
         )

@@ -3,7 +3,8 @@
 What belongs together is drawn together: the five captions of an image are no five independent examples.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,15 @@ def _refuse_empty(outcome: Outcome) -> None:
 
 def _same(first: np.ndarray | None, second: np.ndarray | None) -> bool:
     return first is second or (first is not None and second is not None and np.array_equal(first, second))
+
+
+def digest(names: Iterable[str]) -> str:
+    """Of names in order: what tells whether two models were asked the same."""
+    found = hashlib.blake2b(digest_size=8)
+    for name in names:
+        encoded = name.encode("utf-8", "surrogatepass")
+        found.update(len(encoded).to_bytes(8, "little") + encoded)
+    return found.hexdigest()
 
 
 def _edges(values: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image (facts: ALIGN section 7)."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,7 +73,8 @@ class ZeroShot(Evaluator):
         self._protocol = (
             f"{protocol_of(source)}: {len(chosen)} classes{part}, names "
             f"{prompts.describe(classes, language=language) if classes else 'of the source'}, {len(filled)} prompts "
-            f"{prompts.describe(templates, language=language)}, mean then normalise, central crop, ties pessimistic"
+            f"{prompts.describe(templates, language=language)}, mean then normalise, "
+            f"{embedder.pairs.view.protocol}, ties pessimistic"
             f"{_sharing(self._prompts.names)}{f', {others} records of other classes left out' if others else ''}"
         )
 
@@ -91,12 +91,11 @@ class ZeroShot(Evaluator):
         best, classes = scores.nearest(TOP)
         self._guesses = Guesses(read, labels, classes, best)
         rank = ranks(scores, labels, self._prompts.names)
-        ids = hashlib.blake2b("\0".join(self._ids[i] for i in read).encode(), digest_size=8).hexdigest()
-        pairs = self._embedder.pairs
+        ids = statistics.digest(self._ids[i] for i in read)
         facts = {
             "data": provenance.digest(self._source),
             "prompts": self._prompts.digest(),
-            "crop": f"central {pairs.crop} of {pairs.resize}",
+            "crop": self._embedder.pairs.view.protocol,
         }
         found = {"top1": (rank < 1, None), "top5": (rank < TOP, None), "mean_per_class": (rank < 1, labels)}
         if len(weights) <= TOP:
