@@ -22,11 +22,9 @@ from align_jax.reporting.text import visible
 from align_jax.types import Outcome, Result
 
 HOSTILE = (
-    "<script>window.hit = 1</script>", "</script><script>window.hit = 1</script>",
-    '"><img src=x onerror="window.hit=1">',
-    "' onmouseover='window.hit=1", "</title></style></svg><svg onload=window.hit=1>",
-    "{{7*7}}{% raw %}", "\u202egpj.exe", "javascript:window.hit=1", "a\x00b", "\ud800", "&lt;b&gt;",
-    "w" * 400, "שלום עולם",
+    "<script>window.hit = 1</script>", "</script><script>window.hit = 1</script>", "' onmouseover='window.hit=1",
+    '"><img src=x onerror="window.hit=1">', "</title></style></svg><svg onload=window.hit=1>", "{{7*7}}{% raw %}",
+    "\u202egpj.exe", "javascript:window.hit=1", "a\x00b", "\ud800", "&lt;b&gt;", "w" * 400, "שלום עולם",
     "👩\u200d🚀 astronaut",
 )  # fmt: skip
 

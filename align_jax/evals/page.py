@@ -30,18 +30,20 @@ def write(
     """Writes the page to `path`, whole or not at all; the same bytes for the same input.
 
     `facts` say what was measured: model, checkpoint, digest of the weights, step, data. Every text may be a
-    stranger's. The page needs no JavaScript to be read, and grows by each different thumbnail of `panels`.
+    stranger's. The page can be read without JavaScript, and grows by each different thumbnail of `panels`.
     """
+    files.write(path, lambda partial: partial.write_text(_render(title, facts, results, panels), "utf-8"))
+
+
+def _render(title: str, facts: Mapping[str, str], results: Sequence[Result], panels: Sequence[Panel]) -> str:
     thumbnails = Thumbnails()
+    drawn = [(panel, type(panel).__name__, draw(panel, thumbnails)) for panel in panels]
     script = (HERE / "page.js").read_text("utf-8")
-    given = {
-        "title": title, "facts": facts, "results": _groups(results), "shades": SHADES, "colours": COLOURS,
-        "panels": [(panel, type(panel).__name__, draw(panel, thumbnails)) for panel in panels],
-        "thumbnails": list(thumbnails.addresses()),
-        "script": Markup(script), "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }  # fmt: skip
-    page = _template().render(given)
-    files.write(path, lambda partial: partial.write_text(page, "utf-8"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        title=title, facts=facts, results=_groups(results), panels=drawn, thumbnails=list(thumbnails.addresses()),
+        shades=SHADES, colours=COLOURS, script=Markup(script), script_digest=digest,
+    )  # fmt: skip
 
 
 @functools.cache
