@@ -258,3 +258,22 @@ def test_ratings_of_another_version_are_refused(data, section, tmp_path):
     with pytest.raises(AlignError, match=r"sis_test\.csv: expected the columns \['image1', 'image2', 'agg_score'"):
         evaluators({"c": section | {"csv": str(tmp_path)}}, tmp_path)
     assert evaluators(one, tmp_path), "and those of this one are not"
+
+
+class Twice(sources.Source):
+    """All records of a source, twice."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self):
+        return 2 * len(self._source)
+
+    def __getitem__(self, index):
+        return self._source[index % len(self._source)]
+
+
+def test_ids_that_stand_twice_are_refused(data, section):
+    twice = Twice(known_model.embedder().open(section["source"]))
+    with pytest.raises(AlignError, match=rf"x: expected ids that are unique, found those of '{file_name(0)}' again"):
+        crisscrossed_ratings.read(twice, data[0], "test", where="x")
