@@ -31,10 +31,9 @@ def sentence(number):
     return f"COCO_val2014:sentid:{number}"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """COCO's test split, prepared: some images with a sixth caption; and the folder of its ratings."""
-    folder, rng = tmp_path_factory.mktemp("coco"), np.random.default_rng(0)
+def prepare(folder, broken=-1):
+    """COCO's test split in `folder`, some images with a sixth caption, and its ratings; the options of the source."""
+    rng = np.random.default_rng(0)
     (folder / "train2014").mkdir()
     (folder / "val2014").mkdir()
     images = []
@@ -49,13 +48,21 @@ def data(tmp_path_factory):
             "filename": file_name(number), "filepath": "val2014", "cocoid": number, "sentences": sentences,
             "split": {IMAGES: "train", IMAGES + 1: "val"}.get(number, "test"),
         })  # fmt: skip
+        if number == broken:
+            (folder / "val2014" / file_name(number)).write_bytes(b"no picture")
     (folder / "dataset_coco.json").write_text(json.dumps({"images": images}))
     build.build("coco_karpathy", folder, str(folder / "prepared"))
     for task, columns in COLUMNS.items():
         write(folder / f"{task}_test.csv", columns, ratings(task, rng))
-    source = {"name": "tfds", "dataset": "coco_karpathy", "split": "test", "data_dir": str(folder / "prepared"),
-              "texts": "captions", "id": "image/filename", "text_ids": "sentence_ids"}  # fmt: skip
-    return folder, source
+    return {"name": "tfds", "dataset": "coco_karpathy", "split": "test", "data_dir": str(folder / "prepared"),
+            "texts": "captions", "id": "image/filename", "text_ids": "sentence_ids"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """(folder, options of the source)."""
+    folder = tmp_path_factory.mktemp("coco")
+    return folder, prepare(folder)
 
 
 def ratings(task, rng):
@@ -212,6 +219,12 @@ def test_a_text_that_lost_its_id_is_a_bad_example(tmp_path):
     assert sources.make(split="test", **options)[0].text_ids == ("2",)
 
 
+def test_an_image_that_cannot_be_read_ends_the_evaluation(section, tmp_path):
+    (made,) = evaluators({"c": section | {"source": prepare(tmp_path, broken=3)}}, tmp_path)
+    with pytest.raises(AlignError, match=rf"all 14 images, found 1 .* as {file_name(3)} \(image unreadable\)"):
+        list(made.run(PARAMS, {}))
+
+
 def test_the_panel_shows_recall_of_four_ways(section, tmp_path):
     (made,) = evaluators({"c": section}, tmp_path)
     assert not list(made.panels())
@@ -245,3 +258,22 @@ def test_ratings_of_another_version_are_refused(data, section, tmp_path):
     with pytest.raises(AlignError, match=r"sis_test\.csv: expected the columns \['image1', 'image2', 'agg_score'"):
         evaluators({"c": section | {"csv": str(tmp_path)}}, tmp_path)
     assert evaluators(one, tmp_path), "and those of this one are not"
+
+
+class Twice(sources.Source):
+    """All records of a source, twice."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self):
+        return 2 * len(self._source)
+
+    def __getitem__(self, index):
+        return self._source[index % len(self._source)]
+
+
+def test_ids_that_stand_twice_are_refused(data, section):
+    twice = Twice(known_model.embedder().open(section["source"]))
+    with pytest.raises(AlignError, match=rf"x: expected ids that are unique, found those of '{file_name(0)}' again"):
+        crisscrossed_ratings.read(twice, data[0], "test", where="x")

@@ -112,11 +112,11 @@ class Crisscrossed(Evaluator):
                 f"{self._protocol}: Spearman's correlation, mean of {DRAWS} draws (seed {self._seed}) of a rated "
                 f"partner each for half of {len(np.unique(asked))} queries"
             )
-            outcome = Outcome(drawn.astype(np.float32), kind="draws", ids=f"{task} {self._ids}")
+            outcome = Outcome(drawn.astype(np.float32), kind="draws", ids=f"{task} {self._seed} {self._ids}")
             yield Result(f"{self._name}/{task}", float(drawn.mean()), len(scores), protocol, outcome, self._facts)
             spread = f"{protocol}: standard deviation"
             yield Result(f"{self._name}/{task}_std", float(drawn.std()), len(scores), spread, facts=self._facts)
-        mean = Outcome(np.mean(found, axis=0).astype(np.float32), kind="draws", ids=f"mean {self._ids}")
+        mean = Outcome(np.mean(found, axis=0).astype(np.float32), kind="draws", ids=f"mean {self._seed} {self._ids}")
         protocol = f"{self._protocol}: mean of sts, sis and sits"
         count = sum(len(ratings.scores) for ratings in self._rated.ratings.values())
         value = statistics.estimate(mean)

@@ -91,18 +91,15 @@ def _of_source(
     owners, unnamed = [], 0
     for index in range(len(source)):
         record = source.about(index)
-        if record.id not in image_names:
-            continue
-        if record.id in images:
-            raise AlignError(f"{where}: expected ids that are unique, found {record.id!r} again at record {index}")
-        number = len(images)
-        images[record.id] = index
-        for name, text in zip(record.text_ids, record.texts, strict=False):  # without ids, all are missing
-            if name in caption_ids:
-                captions[name] = text
-                owners.append(number)
-            else:
-                unnamed += 1
+        texts = dict(zip(record.text_ids, record.texts, strict=False))  # without ids, all are missing
+        named = {name: text for name, text in texts.items() if name in caption_ids and record.id in image_names}
+        if record.id in images or named.keys() & captions.keys():
+            raise AlignError(f"{where}: expected ids that are unique, found those of {record.id!r} again")
+        if record.id in image_names:
+            owners += [len(images)] * len(named)
+            images[record.id] = index
+            captions |= named
+        unnamed += len(texts) - len(named)
     return images, captions, np.array(owners), unnamed
 
 

@@ -57,7 +57,8 @@ class Panels:
             lines.append((items[asking](query), hits))
         first = int((shown.ranks[asking][drawn] == 0).sum())
         note = (
-            f"{len(drawn)} queries drawn at random, nearest of {len(rows[asked]):,} first{self._of}; {first} right at 1"
+            f"{len(drawn)} queries drawn at random{self._of}, each with its nearest of {len(rows[asked]):,}; "
+            f"{first} of them find a right one first"
         )
         return Grid(f"{self._name}: {title}", note, lines)
 
