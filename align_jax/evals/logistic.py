@@ -67,8 +67,7 @@ class Regression:
         self._shape = rows.shape
         self._block = min(BLOCK, _up(-(-len(rows) // mesh.size), 8))
         self._count = _up(len(rows), self._block * mesh.size)
-        given = {"row": rows, "label": labels.astype(np.int32)}
-        self._placed = sharding.place(mesh, {name: self._own(x) for name, x in given.items()})
+        self._rows = sharding.place(mesh, {"row": self._own(rows)})
 
     def fit(
         self, used: np.ndarray, l2: float, *, start: Logistic | None = None, tolerance: float, most: int
@@ -82,7 +81,10 @@ class Regression:
         start = zero if start is None else start._replace(bias=np.where(np.isfinite(start.bias), start.bias, 0))
         bias = np.where(present, np.float32(0), np.float32(-np.inf))
         shared = {"absent": bias, "l2": np.float32(l2), "count": np.float32(used.sum())}
-        rows = self._placed | sharding.place(self._mesh, {"weight": self._own(used.astype(np.float32))})
+        weight = self._own(used.astype(np.float32))
+        # What is not used may be of a class that is not there, whose loss is infinite, and 0 x infinity is nan.
+        label = np.where(weight > 0, self._own(self._labels.astype(np.int32)), np.int32(present.argmax()))
+        rows = self._rows | sharding.place(self._mesh, {"weight": weight, "label": label})
         with jax.set_mesh(self._mesh):
             model, steps, gradient = _lbfgs(self._block, shared, rows, zero, start, tolerance, most)
         weights, found = np.asarray(model.weights), np.asarray(model.bias)
