@@ -12,7 +12,7 @@ import json
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from align_jax import code, compare, files
 from align_jax import config as configs
 from align_jax.cli import main_of
 from align_jax.config import nearest
-from align_jax.evals import statistics
+from align_jax.evals import page, statistics
 from align_jax.metrics import table, write_scalars
 from align_jax.model import locate, parts_of, weights_at
 from align_jax.reporting.text import duration
@@ -34,6 +34,7 @@ from align_jax.types import AlignError, Evaluator, Result
 from align_jax.weights import Weights
 
 RESULTS = "eval.json"
+PAGE = "evaluation.html"
 
 
 def evaluate(
@@ -79,6 +80,15 @@ def record(found: Sequence[Result], weights: Weights, parts: Run, out: Path, *, 
     return shown
 
 
+def show(evaluators: Iterable[Evaluator], found: Sequence[Result], weights: Weights, parts: Run, out: Path) -> None:
+    """Draws <out>/evaluation.html of what `record` returned, with the pictures of what the evaluators last found."""
+    if not files.is_writer():
+        return
+    told = cards.facts(cards.of(weights, parts.config)) | {"code": code.digest()}
+    panels = [panel for evaluator in evaluators for panel in evaluator.panels()]
+    page.write(out / PAGE, title=f"Evaluation of {weights.path}", facts=told, results=found, panels=panels)
+
+
 def evaluate_checkpoint(
     checkpoint: str | Path, *, evals: str | None = None, overrides: Sequence[str] = (), out: str | Path | None = None
 ) -> None:
@@ -108,6 +118,7 @@ def evaluate_checkpoint(
         try:
             for results in evaluate(evaluators, weights, parts, tell=lambda text: print(text, file=sys.stderr)):
                 found += record(results, weights, parts, folder, last=True)
+            show(evaluators.values(), found, weights, parts, folder)
         finally:
             if weights.step is not None:
                 write_scalars(Path(out or place.folder) / "tensorboard" / "evaluate", weights.step, found)

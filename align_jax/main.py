@@ -19,7 +19,7 @@ from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.data import source as sources
-from align_jax.evaluate import evaluate, record
+from align_jax.evaluate import evaluate, record, show
 from align_jax.export import export
 from align_jax.hosts.start import start
 from align_jax.metrics import Recorder, write_parameters
@@ -105,6 +105,8 @@ def _train(
                     found += record(results, weights, parts, workdir, last=last)
                     watch.alive()
             recorder.results(int(state.step), found)
+            if last:
+                show(evaluators.values(), found, weights, parts, workdir)
             report.write(workdir)
             return found
 

@@ -274,5 +274,5 @@ def test_the_sections_of_the_config_have_keys_that_evaluators_take(monkeypatch):
 
     monkeypatch.setattr(one, "open", opened)
     for name, section in sections.items():
-        with pytest.raises(AlignError, match="^opened$"):
+        with pytest.raises(AlignError, match=r"^opened$"):
             evals.make({name: section.to_dict()}, one, functions=FUNCTIONS, workdir=Path())
