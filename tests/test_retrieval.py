@@ -8,6 +8,7 @@ import faiss
 import known_model
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import torch
 from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
 from known_model import PARAMS, evaluators, results, write_manifest, write_pairs
@@ -311,14 +312,15 @@ def published():
 @pytest.mark.filterwarnings(r"ignore:.*label\(\) is deprecated:DeprecationWarning")  # tfds asks protobuf for it
 @pytest.mark.parametrize("name", published())
 def test_of_a_published_section_only_the_data_are_missing(name, tmp_path):
-    """Its options, those of its source, the data set and its features are checked before the data are looked for."""
+    """Its options and those of its source are known, and so are the data set, its split and its features."""
     section = published()[name]
-    section.source.data_dir = str(tmp_path)
-    with pytest.raises(AlignError, match=rf"{section.source.dataset} is not prepared in {tmp_path}"):
+    source = section.source
+    source.data_dir = str(tmp_path)
+    with pytest.raises(AlignError, match=rf"{source.dataset} is not prepared in {tmp_path}"):
         evaluators({name: section}, tmp_path)
-    section.source.texts = "texts"
-    with pytest.raises(AlignError, match="has no feature 'texts'"):
-        evaluators({name: section}, tmp_path)
+    features = tfds.builder(source.dataset, data_dir=source.data_dir).info.features
+    assert {source.texts, source.id, source.get("text_ids", source.id)} <= set(features)
+    assert source.split in ("val", "test"), "of each of the four builders"
 
 
 def test_published_sections_share_their_sources():
