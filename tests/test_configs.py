@@ -49,6 +49,10 @@ STAGES = [
 @pytest.mark.parametrize(("path", "number"), STAGES)
 def test_traces_a_step(path, number):
     config, _ = runs.stage_configs(load(path).get_config(), Path())[number]
+    if path.stem.startswith("finetune"):  # their towers are those of align_l2, which is traced as it is
+        config.task.image.variant = "b0"
+        if config.task.name == "align":
+            config.task.embedding, config.task.text.size = 320, "mini"
     task = tasks.make(config)
     optimizer = configs.call(optim.make, config.optim, where="optim", steps=config.steps, freeze=tuple(config.freeze))
     mesh = sharding.make_mesh()
