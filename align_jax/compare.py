@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from align_jax.card import Card, Measured, escaped, is_rate, shown
 from align_jax.evals import statistics
 from align_jax.evals.statistics import Difference
+from align_jax.reporting.text import visible
 from align_jax.types import AlignError
 
 HEADER = ("", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "n")
@@ -75,7 +76,7 @@ def text(comparison: Comparison) -> str:
     for name, *rest in rows:
         values = (f"{value:>{width}}" for value, width in zip(rest, widths[1:], strict=True))
         lines.append("  ".join((f"{name:<{widths[0]}}", *values)).rstrip())
-    return "\n".join([*lines, "", *_notes(comparison)])
+    return "\n".join(visible(line) for line in [*lines, "", *_notes(comparison)])
 
 
 def markdown(comparison: Comparison) -> str:

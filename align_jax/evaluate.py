@@ -35,19 +35,24 @@ from align_jax.weights import Weights
 
 RESULTS = "eval.json"
 PAGE = "evaluation.html"
+OVERRIDE = "--evals."  # begins an argument that sets a value of a section
 
 
 def evaluate(
-    evaluators: Mapping[str, Evaluator], weights: Weights, parts: Run, *, tell: Callable[[str], None]
-) -> Iterator[list[Result]]:
-    """Runs one evaluator after the other and yields the results of each, so that a later failure loses none."""
+    evaluators: Mapping[str, Evaluator], weights: Weights, parts: Run, out: Path, *, last: bool,
+    tell: Callable[[str], None],
+) -> Iterator[list[Result]]:  # fmt: skip
+    """Runs one evaluator after the other, and yields what `record` returns of each: a later failure loses nothing.
+
+    `last`: these weights are to be evaluated as a whole; else they are those of some step of a run.
+    """
     with parts.embedder.remembering():
         for number, (name, evaluator) in enumerate(evaluators.items(), 1):
             tell(f"evaluating {name}, {number} of {len(evaluators)}")
             begun = time.perf_counter()
             results = list(evaluator.run(weights.params, weights.model_state))
             tell(f"evaluated {name} in {duration(time.perf_counter() - begun)}")
-            yield results
+            yield record(results, weights, parts, out, last=last)
 
 
 def record(found: Sequence[Result], weights: Weights, parts: Run, out: Path, *, last: bool) -> list[Result]:
@@ -116,8 +121,8 @@ def evaluate_checkpoint(
     with jax.set_mesh(parts.mesh):
         weights = weights_at(place, parts)
         try:
-            for results in evaluate(evaluators, weights, parts, tell=lambda text: print(text, file=sys.stderr)):
-                found += record(results, weights, parts, folder, last=True)
+            for results in evaluate(evaluators, weights, parts, folder, last=True, tell=_tell):
+                found += results
             show(evaluators.values(), found, weights, parts, folder)
         finally:
             if weights.step is not None:
@@ -152,16 +157,32 @@ def sections(asked: str | None, own: configs.Config, overrides: Sequence[str]) -
             raise AlignError(f"--evals: found no evaluator {name!r}; {nearest(name, list(known))}")
     if not wanted:
         raise AlignError(f"--evals: expected evaluators in {asked or 'the config of the run'}, found none; give a file")
-    chosen = ConfigDict({name: known[name] for name in wanted})
+    for override in overrides:
+        name = override.removeprefix(OVERRIDE).split(".")[0]
+        if name not in wanted:
+            raise AlignError(f"{override}: found no evaluator {name!r}; {nearest(name, wanted)}")
+    chosen = ConfigDict({name: _tuples(known[name]) for name in wanted})
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict(
-        "evals", chosen, flag_values=values, lock_config=False, accept_new_attributes=True, sys_argv=list(overrides)
-    )
     try:
+        config_flags.DEFINE_config_dict(
+            "evals", chosen, flag_values=values, lock_config=False, accept_new_attributes=True, sys_argv=list(overrides)
+        )
         values(["evaluate", *overrides])
     except (KeyError, AttributeError, ValueError, TypeError, flags.Error) as error:
-        raise AlignError(f"--evals.: {' '.join(str(error.args[0] if error.args else error).split())}") from error
+        told = " ".join(str(error.args[0] if error.args else error).split())
+        raise AlignError(f"{' '.join(overrides)}: expected values of the sections' keys and types: {told}") from error
     return configs.plain(chosen)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as JSON has them are tuples again, which is what an override can replace."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -190,7 +211,7 @@ def _file(path: Path) -> configs.Config:
 def main(argv: list[str]) -> None:
     """Checks the flags."""
     values = flags.FLAGS
-    overrides = [argument for argument in argv[1:] if argument.startswith("--evals.")]
+    overrides = [argument for argument in argv[1:] if argument.startswith(OVERRIDE)]
     others = [argument for argument in argv[1:] if argument not in overrides]
     if values.compare:
         return compare_cards(others, values.out)
@@ -207,4 +228,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "folder for the results, by default the run's or one in it; a file for --compare")
     flags.DEFINE_bool("compare", False, "compare two result cards")
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow the two cards
-    main_of(main, apart="--evals.")
+    main_of(main, apart=OVERRIDE)

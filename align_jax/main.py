@@ -19,7 +19,7 @@ from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.data import source as sources
-from align_jax.evaluate import evaluate, record, show
+from align_jax.evaluate import evaluate, show
 from align_jax.export import export
 from align_jax.hosts.start import start
 from align_jax.metrics import Recorder, write_parameters
@@ -101,8 +101,8 @@ def _train(
             weights, found = parts.weights(state), []
             with recorder.aside("evaluate"):
                 asked = {name: evaluators[name] for name in names}
-                for results in evaluate(asked, weights, parts, tell=recorder.message):
-                    found += record(results, weights, parts, workdir, last=last)
+                for results in evaluate(asked, weights, parts, workdir, last=last, tell=recorder.message):
+                    found += results
                     watch.alive()
             recorder.results(int(state.step), found)
             if last:

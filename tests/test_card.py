@@ -111,8 +111,9 @@ def test_hostile_texts_stay_texts():
     for text, row in zip(HOSTILE, found, strict=True):
         if text.isprintable():
             assert row[0].startswith(text), "as it was"
-    page = compare.markdown(compare.compare(ours, card(*[r._replace(facts={}) for r in results])))
-    _, kinds = parsed(page)
+    comparison = compare.compare(ours, card(*[one._replace(facts={}) for one in results]))
+    assert all(line.isprintable() for line in compare.text(comparison).split("\n"))
+    _, kinds = parsed(compare.markdown(comparison))
     assert not kinds & {"html_inline", "html_block", "link_open", "image", "code_inline", "em_open", "strong_open"}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import shapes_run
 import tiny_run
+from absl import flags
 from test_metrics import events
 
 from align_jax import card as cards
@@ -212,7 +213,13 @@ def test_sections_are_chosen_by_name_and_overridden(workdir, tmp_path):
         ("pears", [], "--evals: found no evaluator 'pears'; did you mean 'pairs'"),
         ("none.py", [], r"--evals: expected a config file .* found no none\.py"),
         ("FILE:wordz", [], "--evals: found no evaluator 'wordz'; did you mean 'words'"),
-        ("FILE", ["--evals.words.at.x=1"], "^--evals: "),
+        (
+            "FILE",
+            ["--evals.words.at.x=1"],
+            r"^--evals\.words\.at\.x=1: expected values of the sections' keys and types",
+        ),
+        ("FILE", ["--evals.words.kind"], r"^--evals\.words\.kind: expected values"),
+        ("FILE", ["--evals.wordz.at=1"], r"^--evals\.wordz\.at=1: found no evaluator 'wordz'; did you mean 'words'"),
         ("raises", [], "evals.py fails: ZeroDivisionError"),
         ("returns", [], "that returns a ConfigDict of sections by name"),
         ("empty", [], "expected evaluators in .*, found none; give a file"),
@@ -249,7 +256,8 @@ def test_one_checkpoint_of_several_is_loaded(workdir):
     assert np.abs(first.embed_texts(["red cross"]) - last.embed_texts(["red cross"])).max() > 0
 
 
-def test_arguments_apart_reach_main_unparsed():
+def test_arguments_apart_reach_main_unparsed(monkeypatch):
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
     assert cli._parse(["verb", "--evals.a.b=1", "x.json"], "--evals.") == ["verb", "x.json", "--evals.a.b=1"]
     with pytest.raises(SystemExit):
         cli._parse(["verb", "--evalz.a.b=1"], "--evals.")

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "cli": {"types", "cache"},
     "weights": {"types", "paths"},
     "card": LOW | {"weights", "files", "provenance", "reporting"},
-    "compare": {"types", "card", "evals"},
+    "compare": {"types", "card", "evals", "reporting"},
     "metrics": {"types", "files"},
     "split": {"types", "paths"},
     "sharding": {"types", "split"},
