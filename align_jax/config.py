@@ -7,7 +7,7 @@ says which one was probably meant, before anything is compiled. The resolved con
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,20 @@ def nearest(key: str, known: Sequence[str]) -> str:
 
 def call(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str, **given: Any) -> Any:
     """`fn(**given, **section)`, where each key of the section must be a keyword argument of `fn`."""
+    known, needed = keywords(fn, given)
+    check_keys(section, known, needed, where=where)
+    return fn(**given, **section)
+
+
+def keywords(fn: Callable[..., Any], given: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The arguments of `fn` that a section may name, and those that it must; `given` are not its own."""
     parameters = inspect.signature(fn).parameters
     known = [name for name in parameters if name not in given and name != "self"]
     needed = [
         name for name in known if parameters[name].default is inspect.Parameter.empty
         and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     ]  # fmt: skip
-    check_keys(section, known, needed, where=where)
-    return fn(**given, **section)
+    return known, needed
 
 
 def check_keys(section: Mapping[str, Any], known: Sequence[str], needed: Sequence[str], *, where: str) -> None:

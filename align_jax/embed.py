@@ -31,7 +31,8 @@ def embed_source(model: Model, source: Source, out: Path) -> None:
     """Writes images.npy, texts.npy (f32 [n, D], unit rows) and a parquet beside each, row by row the same.
 
     images.parquet has a row per record: id, group, label, skipped (why the picture could not be read, or ""; its
-    embedding is zero). texts.parquet has a row per text: id of its image, text; empty texts are left out.
+    embedding is zero). texts.parquet has a row per text: id of its image, text; empty texts are left out, and all of
+    them where the model reads none.
 
     Each record is read once, a piece at a time. A piece has the same four files; finished ones are kept, and used by
     the next run with the same weights and number of records.
@@ -75,7 +76,8 @@ def _embed_piece(model: Model, reader: _Reader, folder: Path) -> None:
     with jax.set_mesh(model.mesh):
         images, bad = model.embedder.images(model.params, model.model_state, reader)
         records = [reader.about(i) for i in range(len(reader))]
-        pairs = [(record.id, text) for record in records for text in record.texts if text.strip()]
+        reads = "embed_texts" in model.embedder.functions  # a classifier does not
+        pairs = [(record.id, text) for record in records for text in record.texts if reads and text.strip()]
         unique = {text: row for row, text in enumerate(dict.fromkeys(text for _, text in pairs))}
         texts = np.zeros((0, images.shape[1]), images.dtype)
         if unique:

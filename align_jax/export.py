@@ -16,7 +16,6 @@ from align_jax import files, paths
 from align_jax.cli import main_of
 from align_jax.data import source as sources
 from align_jax.data.source import Source
-from align_jax.data.vocab import FILE
 from align_jax.embed import embed_source
 from align_jax.model import Model, parts_of
 from align_jax.run import Run
@@ -24,18 +23,17 @@ from align_jax.state import TrainState
 
 
 def export(parts: Run, state: TrainState, source: Source) -> Path:
-    """Writes <workdir>/export: model.safetensors, config.json, vocab.txt, preprocessing.json and embeddings."""
+    """Writes <workdir>/export: model.safetensors, config.json, vocab.txt (or classes.txt of a classifier),
+    preprocessing.json and embeddings.
+    """
     folder = parts.workdir / "export"
     model = Model(parts, parts.optimizer.averaged(state.params, state.opt_state), state.model_state)
     tree = paths.flatten({"params": model.params, "model_state": model.model_state})
     arrays = {path: np.asarray(leaf) for path, leaf in tree.items()}
     files.write(folder / "model.safetensors", lambda partial: save_file(arrays, partial))
-    for name in ("config.json", FILE):
+    for name in ("config.json", *parts.pairs.files()):
         files.write(folder / name, functools.partial(shutil.copyfile, parts.workdir / name))
-    preprocessing = {
-        "resize": parts.pairs.resize, "crop": parts.pairs.crop, "resample": "bilinear", "keep_aspect": False,
-        "scale": 1 / 127.5, "offset": -1.0, "text_length": parts.pairs.text_length,
-    }  # fmt: skip
+    preprocessing = parts.pairs.preprocessing() | {"scale": 1 / 127.5, "offset": -1.0}
     files.write_json(folder / "preprocessing.json", preprocessing)
     embed_source(model, source, folder / "embeddings")
     return folder

@@ -18,7 +18,10 @@ from align_jax.types import AlignError, ModelState, Params
 
 
 class Model:
-    """A model for use: `embed_images`, `embed_texts`. `config` is the resolved config that made it."""
+    """A model for use: `embed_images`, `embed_texts`, `classify_images`; AlignError where it lacks what is asked for.
+
+    `config` is the resolved config that made it.
+    """
 
     def __init__(self, parts: runs.Run, params: Params, model_state: ModelState):
         where = sharding.replicated(parts.mesh)
@@ -27,9 +30,16 @@ class Model:
 
     def embed_images(self, images: Sequence[str | Path | Image.Image | np.ndarray | bytes]) -> np.ndarray:
         """Unit rows f32 [n, D] of files, pictures, encoded bytes, uint8 [H, W, 3] arrays. BadExample if unreadable."""
+        return self._of_images("embed_images", images)
+
+    def classify_images(self, images: Sequence[str | Path | Image.Image | np.ndarray | bytes]) -> np.ndarray:
+        """Logits f32 [n, C] of images as above, in the order of the classes.txt beside the weights."""
+        return self._of_images("classify_images", images)
+
+    def _of_images(self, function: str, images: Sequence[Any]) -> np.ndarray:
         items = [str(image) if isinstance(image, Path) else image for image in images]
         with jax.set_mesh(self.mesh):
-            rows, bad = self.embedder.images(self.params, self.model_state, items)
+            rows, bad = self.embedder.images(self.params, self.model_state, items, function=function)
         for index, reason in sorted(bad.items()):
             raise BadExample(f"image {index} ({str(items[index])[:80]}): {reason}")
         return rows

@@ -16,8 +16,8 @@ import optax
 from align_jax import paths
 from align_jax.types import AlignError, ModelState, Params, PyTree
 
-NAMES = ("lamb", "adamw", "adafactor")
-SCHEDULES = ("linear", "cosine", "polynomial", "constant")
+NAMES = ("lamb", "adamw", "adafactor", "sgd")
+SCHEDULES = ("linear", "cosine", "polynomial", "constant", "steps")
 
 
 def _is_matrix(path: str) -> bool:
@@ -30,24 +30,36 @@ def _matrices(params: Params) -> PyTree:
 
 
 def make_schedule(
-    *, steps: int, peak: float, warmup: int, shape: str = "linear", end: float = 0.0, power: float = 2.0
-) -> optax.Schedule:
-    """step -> learning rate: linear from 0 to `peak` over `warmup` steps, then by `shape` to `end` at `steps`."""
+    *, steps: int, peak: float, warmup: int, shape: str = "linear", end: float = 0.0, power: float = 2.0,
+    boundaries: tuple[int, ...] = (), factor: float = 0.1,
+) -> optax.Schedule:  # fmt: skip
+    """step -> learning rate: linear from 0 to `peak` over `warmup` steps, then by `shape` to `end` at `steps`.
+
+    The shape "steps" multiplies by `factor` at each of `boundaries` instead, which are steps of the run.
+    """
     if shape not in SCHEDULES:
         raise AlignError(f"optim.schedule: expected one of {SCHEDULES}, found {shape!r}")
     if warmup < 0:
         raise AlignError(f"optim.warmup: expected at least 0 steps, found {warmup}")
+    if bool(boundaries) != (shape == "steps") or list(boundaries) != sorted({b for b in boundaries if b > warmup}):
+        raise AlignError(
+            f"optim.boundaries: expected rising steps after the warm-up for the schedule 'steps' and none for others, "
+            f"found {boundaries} for {shape!r}"
+        )
     rest = max(steps - warmup, 1)
     decay = {
         "linear": optax.linear_schedule(peak, end, rest),
         "cosine": optax.cosine_decay_schedule(peak, rest, alpha=end / peak if peak else 0.0),
         "polynomial": optax.polynomial_schedule(peak, end, power, rest),
         "constant": optax.constant_schedule(peak),
+        "steps": optax.piecewise_constant_schedule(peak, {boundary - warmup: factor for boundary in boundaries}),
     }[shape]
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), decay], [warmup])
 
 
-def _direction(name: str, weight_decay: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def _direction(
+    name: str, weight_decay: float, b1: float, b2: float, eps: float, momentum: float
+) -> optax.GradientTransformation:
     """Gradients -> what to subtract, before the learning rate."""
     decay = optax.add_decayed_weights(weight_decay, mask=_matrices)
     if name == "lamb":  # You et al. 2020
@@ -58,6 +70,8 @@ def _direction(name: str, weight_decay: float, b1: float, b2: float, eps: float)
         return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
     if name == "adafactor":  # Shazeer and Stern 2018, with the relative step size left to the schedule
         return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), decay)
+    if name == "sgd":  # as torch.optim.SGD: the decay is part of the gradient, and so of the momentum
+        return optax.chain(decay, optax.trace(momentum))
     raise AlignError(f"optim.name: expected one of {NAMES}, found {name!r}")
 
 
@@ -175,10 +189,13 @@ def make(
     schedule: str = "linear",
     end_learning_rate: float = 0.0,
     power: float = 2.0,
+    boundaries: tuple[int, ...] = (),
+    factor: float = 0.1,
     weight_decay: float = 0.0,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-6,
+    momentum: float = 0.9,
     clip_norm: float | None = None,
     groups: tuple[tuple[str, float], ...] = (),
     bounds: tuple[tuple[str, float | None, float | None], ...] = (),
@@ -188,20 +205,29 @@ def make(
 
     Args:
       steps, freeze: the run's length in steps, and patterns of parameter paths that do not train.
-      name: one of NAMES. learning_rate, warmup, schedule, end_learning_rate, power: see `make_schedule`.
-      weight_decay: decoupled, times the learning rate; matrices only.
+      name: one of NAMES. learning_rate, warmup, schedule, end_learning_rate, power, boundaries, factor: see
+        `make_schedule`.
+      weight_decay: decoupled, times the learning rate; of sgd, L2: added to the gradient. Matrices only.
+      b1, b2, eps: of lamb and adamw. momentum: of sgd.
       clip_norm: largest global norm of the gradient; None leaves it alone.
       groups: (pattern, factor of the learning rate); the last match counts.
       bounds: (pattern, least, most) of the parameter itself, applied after the step.
       ema: decay of the moving average of the parameters that evaluation uses; None for none.
     """
-    direction = _direction(name, weight_decay, b1, b2, eps)
+    direction = _direction(name, weight_decay, b1, b2, eps, momentum)
     if clip_norm is not None:
         direction = optax.chain(optax.clip_by_global_norm(clip_norm), direction)
     return Optimizer(
         transform=direction,
         schedule=make_schedule(
-            steps=steps, peak=learning_rate, warmup=warmup, shape=schedule, end=end_learning_rate, power=power
+            steps=steps,
+            peak=learning_rate,
+            warmup=warmup,
+            shape=schedule,
+            end=end_learning_rate,
+            power=power,
+            boundaries=tuple(boundaries),
+            factor=factor,
         ),
         freeze=tuple(freeze),
         groups=tuple((p, f) for p, f in groups),

@@ -40,7 +40,9 @@ def variants(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
     ):  # fmt: skip
         own: Config = ConfigDict(configs.plain(config))
         with own.ignore_type():  # a policy may have been a list of names
-            own.task.image.remat = own.task.text.remat = remat
+            for tower in ("image", "text"):
+                if tower in own.task:
+                    own.task[tower].remat = remat
         own.task.micro_batches, own.mesh.fsdp, own.task.gather = micro, fsdp, gather
         yield f"remat={remat}, fsdp={fsdp}, gather={gather}, micro_batches={micro}", own
 

@@ -17,7 +17,7 @@ from align_jax.checkpoint import Checkpoints
 from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.data import vocab
-from align_jax.data.pairs import Pairs
+from align_jax.data.examples import KINDS, Examples
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
 from align_jax.evals import statistics
@@ -32,8 +32,7 @@ from align_jax.watch.non_finite import NonFinite
 from align_jax.watch.watch import Watch
 
 WATCH = ("non_finite", "minutes")
-DATA = ("source", "shuffle", "shuffle_window", "vocab", "resize", "crop", "flip", "text_length", "threads", "prefetch",
-        "max_bad_share")  # fmt: skip
+READING = ("source", "shuffle", "shuffle_window", "threads", "prefetch", "max_bad_share")  # besides the examples' own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Run:
     config: Config
     workdir: Path
     mesh: jax.sharding.Mesh
-    pairs: Pairs
+    pairs: Examples  # an image and what goes with it
     task: Task
     optimizer: Optimizer
     embedder: Embedder
@@ -140,11 +139,11 @@ class Rows:
 
 
 def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run:
-    """Builds the parts; `source` gives the texts of a vocabulary that does not stand in `workdir` yet."""
+    """Builds the parts; `source` gives the vocabulary, or the classes, that do not stand in `workdir` yet."""
     data = config.data.to_dict()
-    configs.check_keys(data, DATA, DATA, where="config.data")
-    if not 0 < data["crop"] <= data["resize"]:
-        raise AlignError(f"config.data: expected 0 < crop <= resize, found {data['crop']} and {data['resize']}")
+    make_examples, given = KINDS[tasks.examples(config)], {"source": source, "folder": workdir}
+    known, needed = configs.keywords(make_examples, given)
+    configs.check_keys(data, (*READING, *known), (*READING, *needed), where="config.data")
     configs.check_keys(config.watch, WATCH, WATCH, where="config.watch")
     if config.watch.minutes <= 0 or config.watch.non_finite < 1:
         raise AlignError(
@@ -159,12 +158,13 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
         )
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
     task = tasks.make(config)
-    given = {"steps": config.steps, "freeze": tuple(config.freeze)}
-    optimizer = configs.call(optim.make, config.optim, where="config.optim", **given)
-    tokenizer = configs.call(vocab.tokenizer, data["vocab"], where="config.data.vocab", source=source, folder=workdir)
+    optimizer = configs.call(
+        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=tuple(config.freeze)
+    )
+    pairs = make_examples(**given, **{key: value for key, value in data.items() if key not in READING})
     if source is not None:
-        files.write(workdir / vocab.FILE, tokenizer.save)
-    pairs = Pairs(tokenizer, data["resize"], data["crop"], data["flip"], data["text_length"])
+        for name, save in pairs.files().items():
+            files.write(workdir / name, save)
     embedder = Embedder(task.functions(), pairs, mesh=mesh, batch_size=min(config.batch_size, 256))
     return Run(config, workdir, mesh, pairs, task, optimizer, embedder)
 
@@ -217,6 +217,7 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
         if found:
             before = found[-1][1]
             own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]
-            own.data.vocab.path = str(before / vocab.FILE)  # rows of the embedding table keep their meaning
+            if "vocab" in own.data:
+                own.data.vocab.path = str(before / vocab.FILE)  # rows of the embedding table keep their meaning
         found.append((own, workdir / name))
     return found

@@ -58,6 +58,8 @@ def main(_: list[str]) -> None:
     """Writes --out, whole or not at all."""
     jax.config.update("jax_platforms", "cpu")  # texts need no accelerator: another program may hold it
     data = CONFIG.value.data
+    if "vocab" not in data:
+        raise AlignError("--config: expected config.data.vocab, found none; a classifier has no vocabulary")
     source = sources.make(**data.source)
     vocabulary, words = configs.call(learn, data.vocab, where="config.data.vocab", source=source)
     files.write(Path(flags.FLAGS.out), vocabulary.save)

@@ -1,13 +1,18 @@
-"""Towers from their sections of a config: the fields of a module, and a published size by name."""
+"""Towers from their sections of a config: the fields of a module, and a published size by name. What they are fed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
 
 from align_jax.config import call, nearest
 from align_jax.models import remat
 from align_jax.models.bert import NAMED, SIZES, Bert
 from align_jax.models.efficientnet import VARIANTS, EfficientNet
-from align_jax.types import AlignError
+from align_jax.types import AlignError, SplitRule
+
+GATHER = ("step", "block")  # when parameters that are split over fsdp come together
+DTYPES = ("float32", "bfloat16", "float64")  # of sums of gradients
 
 
 def image_tower(section: Mapping[str, Any], *, side: int, **dtypes: Any) -> EfficientNet:
@@ -20,11 +25,49 @@ def image_tower(section: Mapping[str, Any], *, side: int, **dtypes: Any) -> Effi
     for name, published in (("width", base.width), ("depth", base.depth)):
         fields[name] = published if fields.get(name) is None else fields[name]
     tower = call(EfficientNet, fields, where="config.task.image", **dtypes)
+    check_side(tower, side)
+    return tower
+
+
+def check_side(tower: EfficientNet, side: int) -> None:
+    """Refuses images of side x side pixels that the tower's strides use up."""
     try:
         tower.check(side, side)
     except ValueError as error:
         raise AlignError(f"config.task: {error}") from error
-    return tower
+
+
+def check_rows(rows: int, *, group: int | None, micro_batches: int) -> None:
+    """Refuses rows per device that are no whole groups of BatchNorm in each micro-batch."""
+    if group is None and micro_batches > 1:
+        raise AlignError(
+            "config.task.micro_batches: statistics over all rows (image.bn_group_size=None) need them at once; "
+            "set a group size, such as the paper's 16"
+        )
+    if rows % (micro_batches * (group or 1)):
+        raise AlignError(
+            f"config.batch_size: expected on each device a multiple of micro_batches ({micro_batches}) x "
+            f"image.bn_group_size ({group}) rows, found {rows}; change one of the three"
+        )
+
+
+def pixels(images: jax.Array, dtype: Any) -> jax.Array:
+    """uint8 -> [-1, 1], as the public ALIGN checkpoints expect (facts: ALIGN section 2)."""
+    return images.astype(dtype) / 127.5 - 1.0
+
+
+def one_of(key: str, value: Any, known: Sequence[str]) -> None:
+    """Refuses a value of config.task.<key> that is not known."""
+    if value not in known:
+        raise AlignError(f"config.task.{key}: expected one of {known}, found {value!r}")
+
+
+def split_rules(split: Sequence[SplitRule]) -> tuple[SplitRule, ...]:
+    """`config.task.split` as a model needs it."""
+    try:
+        return tuple((str(pattern), int(axis)) for pattern, axis in split)
+    except (TypeError, ValueError):
+        raise AlignError(f"config.task.split: expected pairs (pattern of paths, axis), found {split!r}") from None
 
 
 def text_tower(section: Mapping[str, Any], *, vocab_size: int, **dtypes: Any) -> Bert:

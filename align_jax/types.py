@@ -87,7 +87,7 @@ class Task(Protocol):
         ...
 
     def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
-        """Inference by name ("embed_images", "embed_texts", ...): pure functions of (params, model_state, inputs)."""
+        """Inference by name ("embed_images", "classify_images"): pure functions of (params, model_state, inputs)."""
         ...
 
     def dummy_batch(self, batch_size: int) -> Batch:

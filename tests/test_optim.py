@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from align_jax import optim
 from align_jax.types import AlignError
@@ -61,6 +62,28 @@ def test_equals_the_definition(name):
     found, _ = run(make(name=name, weight_decay=0.3))
     # In f32 the bias correction 1 - 0.999 alone is 6e-5 off: so may be each step of 0.1.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), found, by_hand(name, 0.3))
+
+
+@pytest.mark.parametrize(("momentum", "decay"), [(0.9, 0.0), (0.9, 0.3), (0.0, 0.3)])
+def test_sgd_equals_torch(momentum, decay):
+    """Decay is part of the gradient, and only the kernel's; the rate comes after the momentum, as it falls."""
+    leaves, tree = jax.tree.flatten_with_path(params())
+    tensors = [torch.tensor(np.asarray(leaf), requires_grad=True) for _, leaf in leaves]
+    groups = [
+        {"params": [tensor], "weight_decay": decay if path[-1].key == "kernel" else 0.0}
+        for (path, _), tensor in zip(leaves, tensors, strict=True)
+    ]
+    peer = torch.optim.SGD(groups, lr=0.1, momentum=momentum)
+    falling = torch.optim.lr_scheduler.MultiStepLR(peer, milestones=[2, 3], gamma=0.2)
+    for step in range(5):
+        for tensor, gradient in zip(tensors, jax.tree.leaves(gradients(step)), strict=True):
+            tensor.grad = torch.tensor(np.asarray(gradient))
+        peer.step()
+        falling.step()
+    changes = {"schedule": "steps", "boundaries": (2, 3), "factor": 0.2}
+    found, _ = run(make(name="sgd", momentum=momentum, weight_decay=decay, **changes), steps=5)
+    expected = jax.tree.unflatten(tree, [tensor.detach().numpy() for tensor in tensors])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
 def test_the_temperature_moves_under_lamb():
@@ -158,11 +181,25 @@ def test_schedules(shape, middle):
     np.testing.assert_allclose(found, [0.0, 0.5, 1.0, middle, 1.0 if shape == "constant" else 0.0], atol=1e-6)
 
 
+def test_the_paper_s_steps():
+    """Times 0.2 every 30 epochs (facts: ALIGN section 6); boundaries are steps of the run, warm-up or not."""
+    for warmup in (0, 10):
+        schedule = optim.make_schedule(
+            steps=100, peak=0.1, warmup=warmup, shape="steps", boundaries=(30, 60, 90), factor=0.2
+        )
+        found = [float(schedule(jnp.float32(step))) for step in (warmup, 29, 30, 59, 60, 89, 90, 99)]
+        np.testing.assert_allclose(found, [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 8e-4, 8e-4], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "sgd"}, "expected one of"),
+        ({"name": "sgdm"}, "expected one of"),
         ({"schedule": "step"}, "expected one of"),
+        ({"schedule": "steps"}, "optim.boundaries: expected rising steps"),
+        ({"schedule": "steps", "boundaries": (9, 3)}, "found \\(9, 3\\) for 'steps'"),
+        ({"schedule": "steps", "boundaries": (3, 9), "warmup": 3}, "after the warm-up"),
+        ({"boundaries": (3, 9)}, "none for others"),
         ({"warmup": -1}, "at least 0 steps"),
         ({"freeze": ("towr",)}, "matches none"),
         ({"groups": (("towr", 0.1),)}, "optim.groups.*matches none"),

@@ -2,14 +2,17 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from align_jax.data import images
-from align_jax.data.source import BadExample, Record
+from align_jax.config import call
+from align_jax.data import vocab as vocabularies
+from align_jax.data.source import BadExample, Record, Source
 from align_jax.data.text import WordPiece
+from align_jax.data.views import Resized
 from align_jax.types import AlignError
 
 
@@ -28,8 +31,14 @@ class Pairs:
     text_length: int  # word pieces, [CLS] and [SEP] among them
 
     def __post_init__(self):
+        _ = self.view  # which checks the window
         if self.text_length < 3:
             raise AlignError(f"config.data.text_length: expected at least 3 word pieces, found {self.text_length}")
+
+    @property
+    def view(self) -> Resized:
+        """How it sees pictures."""
+        return Resized(self.resize, self.crop, self.flip)
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
@@ -42,19 +51,44 @@ class Pairs:
         except ValueError as error:  # only characters that are no word: a zero-width space
             raise BadExample("text empty") from error
         ids = np.array([_hash(record.group), _hash(" ".join(drawn.lower().split()))])
-        return {"image": self._image(record, rng), "ids": ids} | {name: rows[0] for name, rows in text.items()}
+        return {"image": self.view.train(record.image, rng), "ids": ids} | {
+            name: rows[0] for name, rows in text.items()
+        }
 
     def image(self, image: Any) -> np.ndarray:
         """The central window for evaluation and inference, uint8 [H, W, 3]."""
-        return images.crop(image, resize=self.resize, size=self.crop, rng=None, flip=False)
+        return self.view.evaluate(image)
 
     def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """{"text_ids": int32 [B, L], "text_mask": bool [B, L]}."""
         ids, mask = self.tokenizer.encode(list(texts), self.text_length)
         return {"text_ids": ids, "text_mask": mask}
 
-    def _image(self, record: Record, rng: np.random.Generator) -> np.ndarray:
-        return images.crop(record.image, resize=self.resize, size=self.crop, rng=rng, flip=self.flip)
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        """The vocabulary."""
+        return {vocabularies.FILE: self.tokenizer.save}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """`image` and `texts` for other programs."""
+        return self.view.preprocessing() | {"text_length": self.text_length}
+
+
+def make(
+    *,
+    source: Source | None,
+    folder: Path,
+    vocab: Mapping[str, Any],
+    resize: int,
+    crop: int,
+    flip: bool,
+    text_length: int,
+) -> Pairs:
+    """The pairs of `config.data`: fields of `Pairs`, and of `vocab` the options of `vocab.tokenizer`.
+
+    `source` gives the texts of a vocabulary that does not stand in the folder yet.
+    """
+    tokenizer = call(vocabularies.tokenizer, vocab, where="config.data.vocab", source=source, folder=folder)
+    return Pairs(tokenizer, resize, crop, flip, text_length)
 
 
 def _hash(text: str) -> np.ndarray:

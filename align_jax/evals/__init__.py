@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.config import call, nearest
+from align_jax.evals.accuracy import Accuracy
 from align_jax.evals.contact_sheet import ContactSheet
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.retrieval import Retrieval
 from align_jax.evals.zero_shot import ZeroShot
 from align_jax.types import AlignError, Evaluator
 
-KINDS = {"retrieval": Retrieval, "zero_shot": ZeroShot, "contact_sheet": ContactSheet}
+KINDS = {"accuracy": Accuracy, "retrieval": Retrieval, "zero_shot": ZeroShot, "contact_sheet": ContactSheet}
 
 
 def make(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from align_jax import sharding
 from align_jax.data import source as sources
-from align_jax.data.pairs import Pairs
+from align_jax.data.examples import Examples
 from align_jax.data.source import BadExample, Source
 from align_jax.types import AlignError, Batch, ModelState, Params
 
@@ -33,7 +33,7 @@ class Images(Protocol):
 class Embedder:
     """Compiles each function for batches of `batch_size` rows, and for the next power of two where there are fewer."""
 
-    def __init__(self, functions: dict[str, Function], pairs: Pairs, *, mesh: jax.sharding.Mesh, batch_size: int):
+    def __init__(self, functions: dict[str, Function], pairs: Examples, *, mesh: jax.sharding.Mesh, batch_size: int):
         self.pairs, self.mesh = pairs, mesh
         self._batch_size = batch_size
         self._opened: dict[str, Source] = {}
@@ -47,6 +47,11 @@ class Embedder:
             return jax.jit(call, out_shardings=everywhere)
 
         self._functions = {name: compiled(function) for name, function in functions.items()}
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Names of what can be asked."""
+        return tuple(self._functions)
 
     def open(self, source: Mapping[str, Any]) -> Source:
         """The source of these options; the same one for the same options, so that evaluators share it."""
@@ -111,6 +116,8 @@ class Embedder:
     def _run(
         self, name: str, params: Params, model_state: ModelState, batches: Iterable[dict[str, np.ndarray]], count: int
     ) -> np.ndarray:
+        if name not in self._functions:
+            raise AlignError(f"{name}: the model has no such function, only {sorted(self._functions)}")
         if not count:
             raise AlignError(f"{name}: expected at least one input, found none")
         rows = min(self._batch_size, 1 << (count - 1).bit_length())

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from typing import Any
 
 from align_jax.config import Config
 from align_jax.types import AlignError, Task
@@ -14,6 +15,15 @@ def names() -> tuple[str, ...]:
 
 def make(config: Config) -> Task:
     """The task of a whole config."""
+    return _module(config).make(config)
+
+
+def examples(config: Config) -> str:
+    """What the task learns from, of `data.examples.KINDS`."""
+    return _module(config).EXAMPLES
+
+
+def _module(config: Config) -> Any:
     if config.task.name not in names():
         raise AlignError(f"config.task.name: expected one of {names()}, found {config.task.name!r}")
-    return importlib.import_module(f"align_jax.tasks.{config.task.name}").make(config)
+    return importlib.import_module(f"align_jax.tasks.{config.task.name}")

@@ -19,9 +19,8 @@ from align_jax.models.dual_encoder import DualEncoder
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree, SplitRule
 
+EXAMPLES = "pairs"
 OBJECTIVES = ("softmax", "sigmoid")
-GATHER = ("step", "block")
-DTYPES = ("float32", "bfloat16", "float64")  # of sums of gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +48,7 @@ class Align:
     def check(self, rows: int) -> None:
         """Whole groups of BatchNorm in each micro-batch of each device."""
         group = self.model.image_tower.bn_group_size
-        if group is None and self.micro_batches > 1:
-            raise AlignError(
-                "config.task.micro_batches: statistics over all rows (image.bn_group_size=None) need them at once; "
-                "set a group size, such as the paper's 16"
-            )
-        if rows % (self.micro_batches * (group or 1)):
-            raise AlignError(
-                f"config.batch_size: expected on each device a multiple of micro_batches ({self.micro_batches}) x "
-                f"image.bn_group_size ({group}) rows, found {rows}; change one of the three"
-            )
+        towers.check_rows(rows, group=group, micro_batches=self.micro_batches)
 
     def chance(self, rows: int) -> float | None:
         """Of the softmax loss: all candidates alike, in both directions."""
@@ -150,8 +140,7 @@ class Align:
         }
 
     def _pixels(self, images: jax.Array) -> jax.Array:
-        """uint8 -> [-1, 1], as the public ALIGN checkpoints expect (facts: ALIGN section 2)."""
-        return images.astype(self.model.param_dtype) / 127.5 - 1.0
+        return towers.pixels(images, self.model.param_dtype)
 
 
 def _mean_cosine(total: jax.Array, rows: jax.Array) -> Mean:
@@ -195,8 +184,8 @@ def build(
       negatives, duplicates, loss_form, loss_block: see `contrastive_loss`; the form changes memory and speed alone.
       micro_batches: slices of each device's rows that the towers take one after the other, with the loss and the
         gradients of the whole.
-      gather: of `GATHER`: parameters that are split over fsdp come together once for the step, or those of each block
-        when it is used, in the towers' dtype, which with remat takes less memory, and more traffic.
+      gather: of `towers.GATHER`: parameters that are split over fsdp come together once for the step, or those of each
+        block when it is used, in the towers' dtype, which with remat takes less memory, and more traffic.
       gradient_dtype: in which devices add up their gradients, that of the parameters unless given.
       split: (pattern of parameter paths, axis), axis -1 for whole: how those are split over fsdp; the rest go by size.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
@@ -214,10 +203,9 @@ def build(
         raise AlignError(f"config.task.label_smoothing: the sigmoid loss has none, found {smoothing}; leave it out")
     for key, value, known in (
         ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS),
-        ("gather", gather, GATHER), ("gradient_dtype", gradient_dtype or param_dtype, DTYPES),
+        ("gather", gather, towers.GATHER), ("gradient_dtype", gradient_dtype or param_dtype, towers.DTYPES),
     ):  # fmt: skip
-        if value not in known:
-            raise AlignError(f"config.task.{key}: expected one of {known}, found {value!r}")
+        towers.one_of(key, value, known)
     if loss_block < 1 or micro_batches < 1:
         raise AlignError(
             f"config.task: expected loss_block and micro_batches of at least 1, found {loss_block}, {micro_batches}"
@@ -245,13 +233,10 @@ def build(
         block=loss_block,
     )  # fmt: skip
     reduce = None if gradient_dtype is None else jnp.dtype(gradient_dtype)
-    try:
-        rules = tuple((str(pattern), int(axis)) for pattern, axis in split)
-    except (TypeError, ValueError):
-        raise AlignError(f"config.task.split: expected pairs (pattern of paths, axis), found {split!r}") from None
     return Align(
-        model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, rules, objective, negatives
-    )
+        model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, towers.split_rules(split),
+        objective, negatives,
+    )  # fmt: skip
 
 
 def make(config: Config) -> Align:

@@ -39,14 +39,15 @@ class Doctor:
         return told
 
     def at_chance(self, step: int, values: Mapping[str, float]) -> str:
-        """A loss that stands where it would if images and texts had nothing to do with each other."""
+        """A loss that stands where it would if images had nothing to do with their texts, or their labels."""
         if self._chance is None or step < EARLY or not math.isfinite(values["loss"]):
             return ""
         if abs(values["loss"] / self._chance - 1) > NEAR_CHANCE:
             return ""
         return (
-            f"loss {values['loss']:.3f} is that of guessing ({self._chance:.3f}): look whether the texts belong to "
-            "their images, then at the learning rate (too high collapses at once, too low never starts) and the warm-up"
+            f"loss {values['loss']:.3f} is that of guessing ({self._chance:.3f}): look whether the texts, or labels, "
+            "belong to their images, then at the learning rate (too high collapses at once, too low never starts) and "
+            "the warm-up"
         )
 
     def at_bound(self, step: int, values: Mapping[str, float]) -> str:

@@ -1,0 +1,49 @@
+"""What tasks learn from: examples made of records, by kind. A task names its kind, `config.data` has its options."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from align_jax.data import labelled, pairs
+from align_jax.data.source import Record
+from align_jax.data.views import View
+
+
+class Examples(Protocol):
+    """One kind, with its options."""
+
+    @property
+    def view(self) -> View:
+        """How it sees pictures."""
+        ...
+
+    @property
+    def crop(self) -> int:
+        """Pixels of the square that evaluation sees."""
+        ...
+
+    def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A row of a training batch. BadExample where the record cannot be used."""
+        ...
+
+    def image(self, image: Any) -> np.ndarray:
+        """The square for evaluation and inference, uint8 [H, H, 3]."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the model reads of texts, row by row. AlignError where it reads none."""
+        ...
+
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        """Name -> what writes it: files without which a run or an export cannot be used."""
+        ...
+
+    def preprocessing(self) -> dict[str, Any]:
+        """`image` and `texts` for other programs."""
+        ...
+
+
+# Made of the training source, or None, of the run's folder, and of their own keys of `config.data`.
+KINDS: dict[str, Callable[..., Examples]] = {"pairs": pairs.make, "labelled": labelled.make}
