@@ -80,6 +80,21 @@ def plain(config: Config) -> dict[str, Any]:
     return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
 
 
+def override(config: Config, values: Mapping[str, Any], *, where: str) -> Config:
+    """A copy with other values: dotted key -> value, each key being one that the config has."""
+    own: Config = ConfigDict(plain(config))
+    for key, value in values.items():
+        node: Config = own
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.get(parent) or ConfigDict()
+        if last not in node:
+            raise AlignError(f"{where}: unknown key {key!r}; {nearest(last, list(node.keys()))}")
+        with node.ignore_type():
+            node[last] = value
+    return own
+
+
 def load(path: Path) -> Config:
     """The resolved config that stands beside a run or in an export."""
     if not path.exists():

@@ -21,12 +21,13 @@ def draw(search: Sequence[Entry], *, seed: int, name: str, number: int) -> dict[
     rng = np.random.default_rng((seed, zlib.crc32(name.encode()), number))
     found: dict[str, Any] = {}
     for entry in search:
-        keys = entry["keys"]
+        keys: Sequence[str] = entry["keys"]
         if "values" in entry:
             value = entry["values"][int(rng.integers(len(entry["values"])))]
+            found |= zip(keys, value, strict=True) if len(keys) > 1 else {keys[0]: value}
         else:
-            value = float(f"{math.exp(rng.uniform(math.log(entry['low']), math.log(entry['high']))):.3g}")
-        found |= zip(keys, value if len(keys) > 1 else (value,), strict=True)
+            low, high = math.log(entry["low"]), math.log(entry["high"])
+            found[keys[0]] = float(f"{math.exp(rng.uniform(low, high)):.3g}")
     return found
 
 

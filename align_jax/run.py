@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from align_jax import code, evals, files, optim, sharding, tasks
 from align_jax import config as configs
@@ -201,19 +200,7 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
     for number, stage in enumerate(config.stages):
         values: dict[str, Any] = dict(stage)
         name = values.pop("name", f"stage_{number}")
-        own: Config = ConfigDict(configs.plain(config))
-        own.stages = ()
-        for key, value in values.items():
-            node: Config = own
-            *parents, last = key.split(".")
-            for parent in parents:
-                node = node.get(parent) or ConfigDict()
-            if last not in node:
-                raise AlignError(
-                    f"config.stages[{number}]: unknown key {key!r}; {configs.nearest(last, list(node.keys()))}"
-                )
-            with node.ignore_type():
-                node[last] = value
+        own = configs.override(config, {"stages": (), **values}, where=f"config.stages[{number}]")
         if found:
             before = found[-1][1]
             own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]

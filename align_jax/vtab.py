@@ -1,4 +1,4 @@
-"""VTAB-1k: fine-tunes a checkpoint on 19 small tasks, by the protocol of ALIGN's Table 6 (Jia et al. 2021, section 5.3).
+"""VTAB-1k: fine-tunes a checkpoint on 19 small tasks by the protocol of ALIGN (Jia et al. 2021, section 5.3, Table 6).
 
 python -m align_jax.vtab --checkpoint=runs/align --workdir=runs/align_vtab --config=configs/vtab.py
 
@@ -25,9 +25,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from align_jax import config as configs
-from align_jax import files, random_search, weights
+from align_jax import files, provenance, random_search, weights
 from align_jax import main as trainer
-from align_jax import run as runs
 from align_jax.cli import main_of
 from align_jax.config import Config
 from align_jax.data import source as sources
@@ -35,6 +34,7 @@ from align_jax.data.vtab import SPLITS, TASKS
 from align_jax.hosts.start import start
 from align_jax.metrics import duration
 from align_jax.model import load
+from align_jax.run import stage_configs
 from align_jax.types import AlignError
 from align_jax.vtab_scores import Scores, markdown, summary
 from align_jax.watch.non_finite import Diverged
@@ -70,6 +70,8 @@ class Sweep:
         """Finds what can be wrong before the first training: AlignError. `train` trains as `main.run` does."""
         if trials < 1 or runs < 1:
             raise AlignError(f"expected --trials and --runs of at least 1, found {trials} and {runs}")
+        if not tasks:
+            raise AlignError(f"--tasks: expected some of {list(TASKS)}, found none")
         for task in tasks:
             if task not in TASKS:
                 raise AlignError(f"--tasks: VTAB has no task {task!r}; {configs.nearest(task, list(TASKS))}")
@@ -81,10 +83,13 @@ class Sweep:
         random_search.check(self._search, where="config.search")
         self._workdir, self._checkpoint, self._train = workdir, checkpoint, train
         self._tasks, self._trials, self._runs = tuple(dict.fromkeys(tasks)), trials, runs
-        self._image = configs.load(Path(checkpoint) / "config.json").task.image.to_dict()
-        where = self._config.data.source
+        towers = configs.load(Path(checkpoint) / "config.json").task
+        if "image" not in towers:
+            raise AlignError(f"--checkpoint: expected a model with an image tower, found {towers.name!r}")
+        self._image = towers.image.to_dict()
+        data = self._config.data.source
         self._sources = {
-            (task, split): sources.make(**{**where, "task": task, "split": split})
+            (task, split): sources.make(**{**data, "task": task, "split": split})
             for task in self._tasks
             for split in SPLITS
         }
@@ -100,19 +105,18 @@ class Sweep:
         found: list[Scores] = []
         for task in self._tasks:
             found.append(self._task(task))
-            result = self._facts | summary(found)
-            files.write_json(self._workdir / "vtab.json", result)
-            files.write(self._workdir / "vtab.md", lambda path, text=markdown(result): path.write_text(text))
-        return markdown(result)
+            self._write(found)
+        return markdown(self._facts | summary(found))
 
     def _task(self, task: str) -> Scores:
-        trials = self._search_of(task)
-        val = []
+        trials, val, best = self._search_of(task), [], 0
         for number, trial in enumerate(trials):
             val.append(self._score(trial))
             best = int(np.argmax(val))  # the first of equals
-            self._tell(f"{task}: trial {number} of {self._trials}: {_percent(val[-1])} of val200, best "
-                       f"{_percent(val[best])} (trial {best})")  # fmt: skip
+            self._tell(
+                f"{task}: trial {number} of {self._trials}, val200: {_percent(val[-1])}; best {_percent(val[best])} "
+                f"(trial {best})"
+            )
         if val[best] == DIVERGED:
             raise AlignError(f"{task}: all {self._trials} trials diverged; lower the learning rates of config.search")
         test = []
@@ -120,9 +124,14 @@ class Sweep:
             test.append(self._score(run))
             if test[-1] == DIVERGED:
                 raise AlignError(f"{task}: {run.folder} diverged, though trial {best} of the same settings did not")
-            self._tell(f"{task}: run {number} of {self._runs}: {_percent(test[-1])} of test")
-        examples = len(self._sources[task, "test"])
-        return Scores(task, test, examples, val, best, dict(trials[best].settings))
+            self._tell(f"{task}: run {number} of {self._runs}, test: {_percent(test[-1])}")
+        data = self._sources[task, "test"]
+        return Scores(task, test, len(data), provenance.digest(data), val, best, dict(trials[best].settings))
+
+    def _write(self, found: Sequence[Scores]) -> None:
+        result = self._facts | summary(found)
+        files.write_json(self._workdir / "vtab.json", result)
+        files.write(self._workdir / "vtab.md", lambda partial: partial.write_text(markdown(result), "utf-8"))
 
     def _search_of(self, task: str) -> list[Training]:
         """The trials, which see nothing of the test split."""
@@ -166,7 +175,6 @@ class Sweep:
                 files.write_json(training.folder / "diverged.json", {"reason": str(error)})
             found = self._read(config, training.folder)
             self._seconds.append(time.monotonic() - begun)
-            jax.clear_caches()  # of a thousand trainings, each with programs of its own
         if files.is_writer():  # of large towers a thousand checkpoints would be too many
             for folder in training.folder.glob("**/checkpoints"):
                 shutil.rmtree(folder)
@@ -177,7 +185,7 @@ class Sweep:
         """What stands in the folder of a training, the same on all processes: nan where it is not done."""
         found = math.nan
         if files.is_writer():
-            done = runs.stage_configs(config, folder)[-1][1] / "eval.json"
+            done = stage_configs(config, folder)[-1][1] / "eval.json"
             if done.exists():
                 found = next(row["value"] for row in json.loads(done.read_text()) if row["name"] == f"{EVAL}/top1")
             elif (folder / "diverged.json").exists():
@@ -192,7 +200,12 @@ class Sweep:
         configs.refuse_other(whole, self._workdir / "config.json")
         files.check_writable(self._workdir)
         files.write_json(self._workdir / "config.json", configs.plain(whole))
-        return facts | {"trials": self._trials, "runs": self._runs}
+        protocol = (
+            f"VTAB-1k: top-1 accuracy on the whole test split, mean and standard deviation (n - 1) of {self._runs} "
+            f"run(s) on train800val200 from seeds of their own; settings by random search, {self._trials} trial(s) a "
+            "task on train800, the best on val200; all tasks weigh alike"
+        )
+        return facts | {"protocol": protocol}
 
     def _tell(self, text: str) -> None:
         """A line on screen, with the time that is left."""
@@ -209,12 +222,9 @@ def _percent(score: float) -> str:
 
 def main(_: list[str]) -> int:
     """Checks the flags."""
-    options = flags.FLAGS
-    config, workdir = trainer.CONFIG.value, trainer.folder_of(trainer.WORKDIR.value)
-    if "://" in trainer.WORKDIR.value:
-    facts = configs.flat(configs.plain(config)) | {"workdir": str(workdir.absolute()), "tasks": options.tasks,
-                                                   "trials": options.trials, "runs": options.runs}  # fmt: skip
-    start(facts, seconds=trainer.WAIT.value)
+    options, config, workdir = flags.FLAGS, trainer.CONFIG.value, trainer.checked_workdir()
+    facts = {"workdir": str(workdir.absolute()), "tasks": options.tasks, "trials": options.trials, "runs": options.runs}
+    start(configs.flat(configs.plain(config)) | facts, seconds=trainer.WAIT.value)
     sweep = Sweep(
         config, workdir, checkpoint=options.checkpoint, tasks=options.tasks, trials=options.trials, runs=options.runs
     )
@@ -228,6 +238,7 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(trainer)  # --config, --workdir and --wait
     flags.mark_flag_as_required("config")
     flags.DEFINE_string("checkpoint", None, "a run or an export of ALIGN, whose image tower is tested", required=True)
     flags.DEFINE_list("tasks", list(TASKS), "those of VTAB to take")

@@ -15,6 +15,7 @@ class Scores:
     task: str
     test: Sequence[float]  # of each run of the best trial
     examples: int  # of the test split
+    data: str  # its digest
     val: Sequence[float]  # of each trial, on the 200
     best: int  # the trial that was taken
     settings: Mapping[str, Any]  # of that trial
@@ -27,16 +28,23 @@ def summary(found: Sequence[Scores]) -> dict[str, Any]:
     weigh by their number of tasks.
     """
     groups = {group: [one for one in found if TASKS[one.task].group == group] for group in GROUPS}
-    tasks = {
-        one.task: _spread([one])
-        | {"group": TASKS[one.task].group, "examples": one.examples, "best_trial": one.best, "val": one.val[one.best],
-           "diverged": sum(score < 0 for score in one.val), "settings": dict(one.settings)}
-        for one in found
-    }  # fmt: skip
+    tasks = {one.task: _spread([one]) | _facts(one) for one in found}
     return {
         "all": _spread(found),
         "groups": {group: _spread(members) for group, members in groups.items() if members},
         "tasks": tasks,
+    }
+
+
+def _facts(one: Scores) -> dict[str, Any]:
+    return {
+        "group": TASKS[one.task].group,
+        "examples": one.examples,
+        "data": one.data,
+        "best_trial": one.best,
+        "val": one.val[one.best],
+        "diverged": sum(score < 0 for score in one.val),
+        "settings": dict(one.settings),
     }
 
 
@@ -47,14 +55,10 @@ def _spread(found: Sequence[Scores]) -> dict[str, Any]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The page of a summary, with the facts that `align_jax.vtab` adds: "checkpoint", "weights", "trials", "runs"."""
+    """The page of a summary, of which "checkpoint", "weights" and "protocol" tell what it is."""
     tasks = result["tasks"]
-    lines = [
-        "# VTAB-1k", "",
-        f"Image tower of `{result['checkpoint']}`, weights {result['weights']}. Top-1 accuracy in percent of the whole "
-        f"test split: mean and standard deviation (n - 1) of {result['runs']} runs on train800val200. Settings by "
-        f"random search: {result['trials']} trials a task on train800, the best on val200.",
-    ]  # fmt: skip
+    lines = ["# VTAB-1k", "", f"Image tower of `{result['checkpoint']}`, weights {result['weights']}.", "",
+             f"{result['protocol']}. In percent."]  # fmt: skip
     if len(tasks) < len(TASKS):
         lines += ["", f"**{len(tasks)} of the {len(TASKS)} tasks: the means are not those of the benchmark.**"]
     lines += ["", "| | tasks | test | std |", "|---|---:|---:|---:|"]

@@ -11,19 +11,21 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     """Every knob of a trial, as align_jax.main takes them; override with --config.a.b=value."""
+    # Where things are and which way they look is the label of some tasks: a window or a mirror would hide it. For these
+    # "align" with resize = crop takes the whole picture, as it is.
+    sides = ((224, 280), (289, 360))  # pixels in training, in evaluation
+    views = [(crop, side, "inception", None, True) for crop, side in sides]
+    views += [(crop, side, "align", crop, False) for crop, side in sides]
     return ConfigDict({
         # A trial draws each of these, uniformly, by (seed, task, number of the trial), and replaces the values below.
-        # {"keys", "low", "high"}: uniform in the logarithm; {"keys", "values"}: one of these, which set all its keys.
+        # {"keys", "low", "high"}: uniform in the logarithm; {"keys", "values"}: one of the values.
         "search": (
             {"keys": ("optim.learning_rate",), "low": 1e-3, "high": 1e-1},
             {"keys": ("optim.weight_decay",), "low": 1e-6, "high": 1e-3},
             {"keys": ("optim.groups",), "values": ((), (("image_tower", 0.1),))},  # the tower as fast, or slower
             {"keys": ("steps",), "values": (500, 1000, 2500)},
             {"keys": ("task.frozen_statistics",), "values": (True, False)},
-            {"keys": ("data.crop", "data.eval_crop"), "values": ((224, 280), (289, 360))},
-            # Where things are and which way they look is the label of some tasks: windows and mirrors would hide it.
-            {"keys": ("data.area", "data.eval_share", "data.flip"),
-             "values": (((0.08, 1.0), 0.875, True), ((0.5, 1.0), 1.0, False), ((1.0, 1.0), 1.0, False))},
+            {"keys": ("data.crop", "data.eval_crop", "data.augment", "data.resize", "data.flip"), "values": views},
         ),
         "seed": 0,  # of the search and of the trials; runs of the best one take this, one more, two more
         "steps": 1000,
@@ -45,8 +47,7 @@ def get_config() -> ConfigDict:
             "augment": "inception",
             "crop": 289,  # pixels in training
             "eval_crop": 360,  # pixels in evaluation
-            "area": (0.08, 1.0),  # of the random window
-            "eval_share": 0.875,  # of the shorter side
+            "resize": None,  # pixels of the whole square, of "align"
             "flip": True,
             "shuffle": "auto",
             "shuffle_window": 16,

@@ -13,7 +13,8 @@ from align_jax import optim, sharding, tasks, train
 from align_jax import state as states
 
 FOLDER = Path(__file__).parent.parent / "configs"
-FILES = sorted(set(FOLDER.glob("*.py")) - set(FOLDER.glob("curate_*.py")))  # those are tested by test_curate.py
+OTHERS = {*FOLDER.glob("curate_*.py"), FOLDER / "vtab.py"}  # tested by test_curate.py and test_vtab.py
+FILES = sorted(set(FOLDER.glob("*.py")) - OTHERS)
 
 
 def load(path: Path):

@@ -2,17 +2,32 @@
 killed and gone on."""
 
 import io
+import json
+import runpy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from safetensors.numpy import save_file
 
-from align_jax.data import images
+import align_jax
+from align_jax import config as configs
+from align_jax import main, optim, paths, random_search, tasks, weights
+from align_jax.data import images, labelled
 from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.data.vtab import GROUPS, SPLITS, TASKS
 from align_jax.types import AlignError
+from align_jax.vtab import Preempted, Sweep
+from align_jax.vtab_scores import Scores, markdown, summary
+from align_jax.watch.non_finite import Diverged
+from align_jax.watch.preemption import PREEMPTED
+from align_jax.watch.watch import Watch
 
 # tfds asks protobuf for what protobuf 6 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*label\(\) is deprecated:DeprecationWarning")
@@ -169,8 +184,10 @@ def test_a_label_outside_the_classes_is_told(folder):
 
 
 def kitti_object(kind, metres):
-    return {"alpha": 0.0, "bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0), "dimensions": [1, 1, 1], "location": [1, 2, metres],
-            "occluded": 0, "rotation_y": 0.0, "truncated": 0.0, "type": kind}  # fmt: skip
+    return {
+        "alpha": 0.0, "bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0), "dimensions": [1, 1, 1],
+        "location": [1, 2, metres], "occluded": 0, "rotation_y": 0.0, "truncated": 0.0, "type": kind,
+    }  # fmt: skip
 
 
 def test_labels_of_kitti(folder):
@@ -249,3 +266,288 @@ def test_errors_say_what_to_do(folder, options, message):
 def test_a_version_that_tfds_does_not_have(folder):
     with pytest.raises(AlignError, match=r"has no 'dtd:1\.\*\.\*'; take a version that it has"):
         sources.make(name="tfds", dataset="dtd:1.*.*", split="test", texts=None, label="label", data_dir=str(folder))
+
+
+def test_a_draw_is_the_same_whenever_it_is_drawn():
+    search = (
+        {"keys": ("optim.learning_rate",), "low": 1e-3, "high": 1e-1},
+        {"keys": ("data.crop", "data.flip"), "values": ((224, True), (289, False))},
+        {"keys": ("optim.groups",), "values": ((), (("image_tower", 0.1),))},
+    )
+    drawn = [random_search.draw(search, seed=0, name="dtd", number=i) for i in range(200)]
+    assert drawn[7] == random_search.draw(search, seed=0, name="dtd", number=7)
+    assert drawn[7] != random_search.draw(search, seed=1, name="dtd", number=7)
+    assert drawn[7] != random_search.draw(search, seed=0, name="sun397", number=7)
+    rates = [one["optim.learning_rate"] for one in drawn]
+    assert min(rates) >= 1e-3 and max(rates) <= 1e-1 and abs(np.median(np.log10(rates)) + 2) < 0.2
+    assert all(rate == float(f"{rate:.3g}") for rate in rates)
+    assert {(one["data.crop"], one["data.flip"]) for one in drawn} == {(224, True), (289, False)}
+    assert {one["optim.groups"] for one in drawn} == {(), (("image_tower", 0.1),)}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"values": (1, 2)}, {"keys": ("steps",), "values": ()}, {"keys": ("steps",), "low": 0.0, "high": 1.0},
+        {"keys": ("steps",), "low": 2.0, "high": 1.0}, {"keys": ("a", "b"), "low": 1.0, "high": 2.0},
+        {"keys": ("a", "b"), "values": ((1, 2), (1,))}, {"keys": ("steps",), "values": (1,), "low": 1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused(entry):
+    with pytest.raises(AlignError, match=r"config\.search\[1\]: expected keys and values"):
+        random_search.check(({"keys": ("steps",), "values": (1,)}, entry), where="config.search")
+
+
+def test_groups_weigh_by_their_tasks():
+    """The three groups of ALIGN's Table 6 give its mean over all."""
+    scores = {"natural": 0.8338, "specialized": 0.8756, "structured": 0.7325}
+    found = [
+        Scores(name, [scores[task.group] - 0.01, scores[task.group], scores[task.group] + 0.01], 9, "d", [0.5], 0, {})
+        for name, task in TASKS.items()
+    ]
+    result = summary(found)
+    assert round(100 * result["all"]["mean"], 2) == 79.99 and result["all"]["n_tasks"] == 19
+    assert {group: round(row["mean"], 4) for group, row in result["groups"].items()} == scores
+    assert np.isclose(result["all"]["std"], 0.01) and np.isclose(result["tasks"]["dtd"]["std"], 0.01)
+    page = markdown(result | {"checkpoint": "runs/x", "weights": "ab", "protocol": "p"})
+    assert "| all | 19 | 79.99 | 1.00 |" in page and "of the 19 tasks" not in page
+    one = summary([Scores("dtd", [0.5], 9, "d", [-1.0, 0.25], 1, {"steps": 3})])
+    assert one["all"]["std"] is None and one["tasks"]["dtd"]["diverged"] == 1 and list(one["groups"]) == ["natural"]
+
+
+def test_the_config_is_whole():
+    """Each value that a trial may take makes a task and an optimizer that can be."""
+    config = sweep_config("")
+    tower = {"variant": "b7", "bn_group_size": 16}
+    search = config.search
+    del config.search
+    for entry in search:
+        for value in entry.get("values", (entry.get("low"), entry.get("high"))):
+            values = zip(entry["keys"], value if len(entry["keys"]) > 1 else (value,), strict=True)
+            trial = configs.override(config, dict(values), where="config.search")
+            trial.task.image, trial.data.classes = tower, 102
+            configs.check(trial)
+            tasks.make(trial)
+            configs.call(optim.make, trial.optim, where="optim", steps=trial.steps, freeze=())
+            data = {key: trial.data[key] for key in ("augment", "resize", "crop", "eval_crop", "flip")}
+            names = SimpleNamespace(classes=tuple(map(str, range(102))))
+            made = labelled.make(source=names, folder=Path(), classes=102, **data)
+            assert made.crop == trial.data.eval_crop
+
+
+def sweep_config(data_dir, **values):
+    """configs/vtab.py, small."""
+    path = Path(__file__).parent.parent / "configs" / "vtab.py"
+    config = runpy.run_path(str(path))["get_config"]()
+    config.data.source.data_dir = str(data_dir)
+    config.update(values)
+    return config
+
+
+def small_config(data_dir, *search):
+    """Trials of 4 steps at 32 pixels, for the tower of tests/shapes_run.py."""
+    config = sweep_config(data_dir, steps=4, batch_size=16, mesh={"fsdp": 1, "devices": 1}, log_every=2, search=search)
+    config.data.update({"crop": 32, "eval_crop": 32, "threads": 2, "prefetch": 2})
+    config.optim.warmup = 0
+    config.task.dtype = "float32"
+    return config
+
+
+RATES = {"keys": ("optim.learning_rate",), "low": 1e-3, "high": 1e-1}
+
+
+class Trainer:
+    """In place of a training: eval.json as one leaves it, with a score that is `score(config)`."""
+
+    def __init__(self, score):
+        self.score, self.seen = score, []
+
+    def __call__(self, config, folder):
+        self.seen.append((folder, config))
+        value = self.score(config)
+        if value == PREEMPTED:
+            return PREEMPTED
+        (folder / "checkpoints" / "4").mkdir(parents=True)
+        (folder / "eval.json").write_text(json.dumps([{"name": "vtab/top1", "value": value}]))
+        return 0
+
+
+def swept(checkpoint, data_dir, workdir, train, *, trials=3, runs=2, config=None, names=("caltech101",)):
+    return Sweep(
+        config or small_config(data_dir, RATES), workdir, checkpoint=str(checkpoint), tasks=names,
+        trials=trials, runs=runs, train=train,
+    )  # fmt: skip
+
+
+def test_the_best_of_val200_is_taken_and_trials_never_see_test(finished_run, caltech, tmp_path):
+    """The test split would have taken another trial; of equals the first is taken."""
+    rates = [random_search.draw((RATES,), seed=0, name="caltech101", number=i) for i in range(4)]
+    on_val = dict(zip([one["optim.learning_rate"] for one in rates], (0.2, 0.7, 0.7, 0.3), strict=True))
+    train = Trainer(
+        lambda config: (
+            on_val[config.optim.learning_rate]
+            if config.evals.vtab.source.split == "val200"
+            else 0.5 + 0.1 * config.seed
+        )
+    )
+    page = swept(finished_run / "export", caltech, tmp_path / "sweep", train, trials=4).run()
+    found = [(c.data.source.split, c.evals.vtab.source.split, c.seed) for _, c in train.seen]
+    assert found == 4 * [("train800", "val200", 0)] + [("train800val200", "test", seed) for seed in (0, 1)]
+    assert {config.optim.learning_rate for _, config in train.seen[4:]} == {rates[1]["optim.learning_rate"]}
+    result = json.loads((tmp_path / "sweep" / "vtab.json").read_text())
+    row = result["tasks"]["caltech101"]
+    assert (row["best_trial"], row["val"], row["runs"], row["examples"]) == (1, 0.7, [0.5, 0.6], 40)
+    assert row["settings"] == rates[1] and np.isclose(row["std"], np.std([0.5, 0.6], ddof=1))
+    assert result["weights"] == digest_of(finished_run) and "val200" in result["protocol"]
+    assert page == (tmp_path / "sweep" / "vtab.md").read_text() and "1 of the 19 tasks" in page
+    assert not list((tmp_path / "sweep").glob("**/checkpoints"))
+    first = train.seen[0][1]
+    assert first.init[0]["checkpoint"] == str(finished_run / "export") and first.data.classes == 102
+    assert first.task.image.stages == [[1, 3, 1, 16], [2, 3, 6, 24], [1, 3, 6, 80]]
+
+
+def digest_of(run):
+    model = align_jax.load(run / "export")
+    return weights.digest(model.params, model.model_state)
+
+
+def test_a_stopped_sweep_goes_on_with_what_is_not_done(finished_run, caltech, tmp_path, capsys):
+    def never(config):
+        raise KeyboardInterrupt
+
+    class Stops(Trainer):
+        def __call__(self, config, folder):
+            if len(self.seen) == 2:
+                never(config)
+            return super().__call__(config, folder)
+
+    begun, rest = Stops(lambda config: 0.5), Trainer(lambda config: 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        swept(finished_run / "export", caltech, tmp_path, begun).run()
+    page = swept(finished_run / "export", caltech, tmp_path, rest).run()
+    names = [folder.name for folder, _ in (*begun.seen, *rest.seen)]
+    assert names == ["000", "001", "002", "trial_000_seed_0", "trial_000_seed_1"]
+    told = capsys.readouterr().err
+    assert "caltech101: trial 1 of 3, val200: 50.00 %; best 50.00 % (trial 0)" in told
+    assert "0:00 left for 2 trainings" in told
+    assert swept(finished_run / "export", caltech, tmp_path, Trainer(never)).run() == page
+    more = Trainer(lambda config: 0.9)
+    swept(finished_run / "export", caltech, tmp_path, more, trials=4).run()
+    assert [folder.name for folder, _ in more.seen] == ["003", "trial_003_seed_0", "trial_003_seed_1"]
+    config = small_config(caltech, RATES | {"high": 1.0})
+    with pytest.raises(AlignError, match=r"holds a run with config\.search"):
+        swept(finished_run / "export", caltech, tmp_path, Trainer(never), config=config)
+    with pytest.raises(Preempted):
+        swept(finished_run / "export", caltech, tmp_path, Trainer(lambda config: PREEMPTED), trials=5).run()
+
+
+def test_trials_that_diverge_lose(finished_run, caltech, tmp_path, capsys):
+    def score(config):
+        if config.evals.vtab.source.split == "val200" and config.optim.learning_rate > limit:
+            raise Diverged("steps 2 to 4 were not finite")
+        return 0.25
+
+    rates = [random_search.draw((RATES,), seed=0, name="caltech101", number=i) for i in range(3)]
+    limit = min(one["optim.learning_rate"] for one in rates)
+    swept(finished_run / "export", caltech, tmp_path / "one", Trainer(score)).run()
+    row = json.loads((tmp_path / "one" / "vtab.json").read_text())["tasks"]["caltech101"]
+    assert row["diverged"] == 2 and row["settings"] == {"optim.learning_rate": limit}
+    assert "val200: diverged; best 25.00 %" in capsys.readouterr().err
+    assert sorted(path.parent.name for path in tmp_path.glob("one/**/diverged.json")) == ["000", "002"]
+    limit = 0.0
+    with pytest.raises(AlignError, match="all 3 trials diverged; lower the learning rates"):
+        swept(finished_run / "export", caltech, tmp_path / "none", Trainer(score)).run()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ("caltech",)}, "--tasks: VTAB has no task 'caltech'; did you mean 'caltech101'"),
+        ({"names": ()}, r"--tasks: expected some of \['caltech101', .*found none"),
+        ({"names": ("caltech101", "dtd")}, "dtd.* is not prepared in .*; run: tfds build dtd"),
+        ({"runs": 0}, "expected --trials and --runs of at least 1, found 3 and 0"),
+    ],
+    ids=str,
+)
+def test_a_sweep_that_cannot_be_is_refused_before_it_trains(finished_run, caltech, tmp_path, options, message):
+    with pytest.raises(AlignError, match=message):
+        swept(finished_run / "export", caltech, tmp_path, Trainer(lambda config: 1 / 0), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_of_a_sweep_is_checked(finished_run, caltech, tmp_path):
+    unknown = small_config(caltech, {"keys": ("optim.rate",), "values": (1.0,)})
+    with pytest.raises(AlignError, match=r"config\.search: unknown key 'optim\.rate'"):
+        swept(finished_run / "export", caltech, tmp_path, Trainer(lambda config: 1 / 0), config=unknown)
+    none = small_config(caltech)
+    del none.search
+    with pytest.raises(AlignError, match="expected a section search"):
+        swept(finished_run / "export", caltech, tmp_path, Trainer(lambda config: 1 / 0), config=none)
+
+
+@pytest.fixture
+def small_export(finished_run, tmp_path):
+    """The export of a run, with weights drawn anew for a tower of one block: quick to compile."""
+    folder = shutil.copytree(finished_run / "export", tmp_path / "export")
+    config = configs.load(folder / "config.json")
+    config.task.image.update({"stages": [[1, 3, 1, 16]], "strides": [2]})
+    (folder / "config.json").write_text(json.dumps(configs.plain(config)))
+    task, rng = tasks.make(config), np.random.default_rng(0)
+    params, state = jax.eval_shape(lambda: task.init(jax.random.key(0), task.dummy_batch(1)))
+    shapes = paths.flatten({"params": params, "model_state": state})
+    arrays = {name: rng.uniform(0.01, 0.2, x.shape).astype(x.dtype) for name, x in shapes.items()}
+    save_file(arrays, folder / "model.safetensors")
+    return folder
+
+
+def test_a_sweep_killed_in_the_middle_of_a_training(small_export, caltech, tmp_path, monkeypatch):
+    """Real trainings: two trials, two runs; the second trial ends at its second step, and goes on from there."""
+    workdir = tmp_path / "sweep"
+    views = {"keys": ("data.augment", "data.resize"), "values": (("inception", None), ("align", 36))}
+    config = small_config(caltech, views)
+    config.checkpoint.every = 1
+
+    def dies(_, step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return False
+
+    def train(config, folder):
+        with monkeypatch.context() as patch:
+            if folder.name == "001" and not folder.exists():
+                patch.setattr(Watch, "stop", dies)
+            return main.run(config, folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(small_export, caltech, workdir, train, trials=2, config=config).run()
+    trials, runs = workdir / "caltech101" / "trials", workdir / "caltech101" / "runs"
+    assert (trials / "000" / "eval.json").exists() and not (trials / "001" / "eval.json").exists()
+    swept(small_export, caltech, workdir, train, trials=2, config=config).run()
+    starts = {path.name: starts_of(path) for path in (*trials.iterdir(), *runs.iterdir())}
+    row = json.loads((workdir / "vtab.json").read_text())["tasks"]["caltech101"]
+    names = [f"trial_{row['best_trial']:03}_seed_{seed}" for seed in (0, 1)]
+    assert starts == {"000": [0], "001": [0, 1], names[0]: [0], names[1]: [0]}
+    val = [top1(trials / name) for name in ("000", "001")]
+    assert row["best_trial"] == val.index(max(val)) and row["val"] == max(val)
+    assert row["runs"] == [top1(runs / name) for name in names]
+    assert {parts_of(path) for path in trials.iterdir()} == {("train[:800]", "val200")}
+    assert {parts_of(path) for path in runs.iterdir()} == {("train[:800]+train[1890:2090]", "test")}
+    assert not list(workdir.glob("**/checkpoints"))
+
+
+def starts_of(run):
+    """The steps from which a run was started."""
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [event["from_step"] for event in events if event["event"] == "start"]
+
+
+def top1(run):
+    return next(row["value"] for row in json.loads((run / "eval.json").read_text()) if row["name"] == "vtab/top1")
+
+
+def parts_of(run):
+    """(what a run was trained on, in tfds' words, the split that it was scored on)."""
+    (file,) = json.loads((run / "run.json").read_text())["data"]["files"]
+    config = json.loads((run / "config.json").read_text())
+    return file["name"].split()[-1], config["evals"]["vtab"]["source"]["split"]
