@@ -22,7 +22,7 @@ ATTEMPTS = 10  # windows that are drawn before the largest central one is taken:
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Inception:
     """Windows that keep their aspect within bounds; bilinear resizing."""
 

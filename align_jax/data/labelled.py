@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from align_jax.config import call
 from align_jax.data import classes as kept
 from align_jax.data.inception import Inception
 from align_jax.data.source import BadExample, Record, Source
 from align_jax.data.views import Resized, View
 from align_jax.types import AlignError
 
-AUGMENT = ("align", "inception")
+VIEWS: dict[str, Callable[..., View]] = {"align": Resized, "inception": Inception}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,24 +71,18 @@ def make(
     Args:
       source: whose classes they are; None where the folder has them already.
       classes: how many the source has: the model is made before it is read.
-      augment: of AUGMENT: "align" resizes to a square and takes a window of it, as pre-training does; "inception" takes
+      augment: of VIEWS: "align" resizes to a square and takes a window of it, as pre-training does; "inception" takes
         windows of any size and of nearly any aspect.
       crop: pixels of the square in training. eval_crop: in evaluation, where it is another. flip: mirror half of them.
       resize: of "align" alone: pixels of the whole square. eval_share, area: of "inception" alone, 0.875 and
         (0.08, 1.0) unless given: see `Inception`.
     """
-    if augment not in AUGMENT:
-        raise AlignError(f"config.data.augment: expected one of {AUGMENT}, found {augment!r}")
-    own = {"resize": resize} if augment == "align" else {"eval_share": eval_share, "area": area}
-    given = {"resize": resize, "eval_share": eval_share, "area": area}
-    foreign = sorted(key for key, value in given.items() if value is not None and key not in own)
-    if foreign or (augment == "align" and resize is None):
-        found = f"found {', '.join(foreign)}" if foreign else "found no resize"
-        raise AlignError(f"config.data: augment {augment!r} takes {' and '.join(own)} besides crop and flip, {found}")
-    options: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
-    if "area" in options:
-        options["area"] = tuple(options["area"])
-    view = (Resized if augment == "align" else Inception)(crop=crop, flip=flip, eval_crop=eval_crop, **options)
+    if augment not in VIEWS:
+        raise AlignError(f"config.data.augment: expected one of {tuple(VIEWS)}, found {augment!r}")
+    options = {"crop": crop, "flip": flip, "eval_crop": eval_crop, "resize": resize, "eval_share": eval_share,
+               "area": area}  # fmt: skip
+    given = {key: value for key, value in options.items() if value is not None}
+    view = call(VIEWS[augment], given, where=f"config.data with augment {augment!r}")
     names = kept.names(source, folder=folder)
     if len(names) != classes:
         raise AlignError(

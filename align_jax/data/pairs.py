@@ -38,7 +38,7 @@ class Pairs:
     @property
     def view(self) -> Resized:
         """How it sees pictures."""
-        return Resized(self.resize, self.crop, self.flip)
+        return Resized(resize=self.resize, crop=self.crop, flip=self.flip)
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""

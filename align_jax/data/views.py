@@ -35,7 +35,7 @@ class View(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Resized:
     """ALIGN's: the picture resized to a square, its aspect not kept, and a window of that (facts: ALIGN section 2)."""
 

@@ -33,7 +33,7 @@ class Accuracy(Evaluator):
         if not at or min(at) < 1:
             raise AlignError(f"evals.{name}.at: expected numbers of at least 1, found {at}")
         self._at = tuple(k for k in sorted({*at}) if k < len(self._classes))
-        self._labels = _labels(self._source, self._classes, where=f"evals.{name}.source")
+        self._labels, self._ids = _labels(self._source, self._classes, where=f"evals.{name}.source")
         self._protocol = f"{protocol_of(source)}: {len(self._classes)} classes, {self._view.protocol}, ties pessimistic"
         self._last: tuple[np.ndarray, np.ndarray] | None = None  # labels and guesses
 
@@ -45,10 +45,10 @@ class Accuracy(Evaluator):
         logits, labels = logits[read], self._labels[read]
         self._last = labels, logits.argmax(axis=1)
         rank = ranks(logits, labels)
-        ids = hashlib.blake2b("\0".join(self._source.about(int(i)).id for i in read).encode(), digest_size=8)
+        ids = hashlib.blake2b("\0".join(self._ids[i] for i in read).encode(), digest_size=8).hexdigest()
         facts = {"data": provenance.digest(self._source), "crop": self._view.protocol}
-        found = {f"top{k}": Outcome((rank < k).astype(np.float32), ids=ids.hexdigest()) for k in self._at}
-        found["mean_per_class"] = Outcome((rank < 1).astype(np.float32), parts=labels, ids=ids.hexdigest())
+        found = {f"top{k}": Outcome((rank < k).astype(np.float32), ids=ids) for k in self._at}
+        found["mean_per_class"] = Outcome((rank < 1).astype(np.float32), parts=labels, ids=ids)
         for metric, outcome in found.items():
             value = statistics.estimate(outcome)
             yield Result(f"{self._name}/{metric}", value, len(labels), protocol, outcome, facts)
@@ -68,15 +68,18 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (logits >= own).sum(axis=1) - 1
 
 
-def _labels(source: Source, classes: tuple[str, ...], *, where: str) -> np.ndarray:
-    """int [n]: the places among `classes` of the records' classes."""
+def _labels(source: Source, classes: tuple[str, ...], *, where: str) -> tuple[np.ndarray, list[str]]:
+    """(the places among `classes` of the records' classes, int [n], their ids)."""
     unknown = [name for name in source.classes if name not in classes]
     if not source.classes or unknown:
         found = f"{unknown[0]!r}" if unknown else "no classes"
         raise AlignError(f"{where}: expected classes that the run was trained on, as {classes[0]!r}, found {found}")
-    place = np.array([classes.index(name) for name in source.classes])
-    labels = np.array([source.about(i).label for i in range(len(source))])
-    if labels.min() < 0:
-        unlabelled = int(labels.argmin())
-        raise AlignError(f"{where}: expected a label of each record, found none of {source.about(unlabelled).id}")
-    return place[labels]
+    place = [classes.index(name) for name in source.classes]
+    labels, ids = np.empty(len(source), np.int64), []
+    for index in range(len(source)):
+        record = source.about(index)
+        if record.label < 0:
+            raise AlignError(f"{where}: expected a label of each record, found none of {record.id}")
+        labels[index] = place[record.label]
+        ids.append(record.id)
+    return labels, ids

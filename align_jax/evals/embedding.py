@@ -55,7 +55,7 @@ class Embedder:
 
     def open(self, source: Mapping[str, Any]) -> Source:
         """The source of these options; the same one for the same options, so that evaluators share it."""
-        key = json.dumps(source, sort_keys=True, default=list)
+        key = json.dumps(source, sort_keys=True, default=dict)  # a ConfigDict is no dict to json
         if key not in self._opened:
             self._opened[key] = sources.make(**source)
         return self._opened[key]

@@ -1,4 +1,7 @@
-"""The seam: `config.task.name = 'align'` means `align_jax.tasks.align.make(config)`. A new family is one file here."""
+"""The seam: `config.task.name = 'align'` means `align_jax.tasks.align.make(config)`. A new family is one file here.
+
+It has EXAMPLES, what the task learns from, `make`, and `tiny` for the tests of every task.
+"""
 
 import importlib
 import pkgutil
@@ -19,7 +22,7 @@ def make(config: Config) -> Task:
 
 
 def examples(config: Config) -> str:
-    """What the task learns from, of `data.examples.KINDS`."""
+    """What the task of a config learns from, of `data.examples.KINDS`."""
     return _module(config).EXAMPLES
 
 

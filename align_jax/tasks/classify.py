@@ -47,7 +47,7 @@ class Classify:
 
     def check(self, rows: int) -> None:
         """Whole groups of BatchNorm in each micro-batch of each device, where it looks at the batch."""
-        group = self.model.image_tower.bn_group_size if self._of_batch else 1
+        group = self.model.image_tower.bn_group_size if self._batch_statistics else 1
         towers.check_rows(rows, group=group, micro_batches=self.micro_batches)
 
     def chance(self, rows: int) -> float:
@@ -67,11 +67,11 @@ class Classify:
         run = sharding.per_device(self._rows, rules=self.split, later=later, reduce=self.gradient_dtype)
         _, (metrics, new_state) = run((params, model_state), rows)
         loss = metrics["loss"]
-        return loss.total / loss.count, Aux(new_state if self._of_batch else model_state, task_state, metrics)
+        return loss.total / loss.count, Aux(new_state if self._batch_statistics else model_state, task_state, metrics)
 
     @property
-    def _of_batch(self) -> bool:
-        """Whether BatchNorm looks at the batch."""
+    def _batch_statistics(self) -> bool:
+        """Whether BatchNorm uses those of the batch, and not the running ones."""
         return not (self.frozen_tower or self.frozen_statistics)
 
     def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Any, ...]]:
@@ -87,9 +87,9 @@ class Classify:
 
     def _part(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[dict[str, Mean], ModelState]:
         logits, new_state = self.model.apply(
-            {"params": params, **model_state}, self._pixels(rows["image"]), train=self._of_batch,
+            {"params": params, **model_state}, self._pixels(rows["image"]), train=self._batch_statistics,
             tower_keys=None if self.frozen_tower else fold(rows["key"], 0), head_keys=fold(rows["key"], 1),
-            mutable=list(model_state) if self._of_batch else [],
+            mutable=list(model_state) if self._batch_statistics else [],
         )  # fmt: skip
         losses = cross_entropy(logits, rows["label"], label_smoothing=self.label_smoothing)
         right = (logits.argmax(1) == rows["label"]).astype(losses.dtype)
