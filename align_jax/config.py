@@ -75,26 +75,24 @@ def check(config: Config) -> None:
             raise AlignError(f"config.{key}: expected a whole number of at least 0, found {config[key]!r}")
 
 
-def assign(config: Config, key: str, value: Any, *, where: str) -> None:
-    """Sets the dotted `key` to `value`; AlignError where the config has no such key."""
-    *parents, last = key.split(".")
-    node: Config = config
-    for parent in parents:
-        node = _section(node, parent)
-    if last not in node:
-        raise AlignError(f"{where}: unknown key {key!r}; {nearest(last, list(node.keys()))}")
-    with node.ignore_type():
-        node[last] = value
-
-
-def _section(config: Config, key: str) -> Config:
-    """An empty one where there is none."""
-    return config.get(key) or ConfigDict()
-
-
 def plain(config: Config) -> dict[str, Any]:
     """The config as JSON would return it: dicts, lists and scalars."""
     return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
+
+
+def override(config: Config, values: Mapping[str, Any], *, where: str) -> Config:
+    """A copy with other values: dotted key -> value, each key being one that the config has."""
+    own: Config = ConfigDict(plain(config))
+    for key, value in values.items():
+        node: Config = own
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.get(parent) or ConfigDict()
+        if last not in node:
+            raise AlignError(f"{where}: unknown key {key!r}; {nearest(last, list(node.keys()))}")
+        with node.ignore_type():
+            node[last] = value
+    return own
 
 
 def load(path: Path) -> Config:

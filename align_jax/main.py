@@ -132,13 +132,18 @@ def _train(
     return finished, state
 
 
-def main(_: list[str]) -> int:
-    """Checks the flags."""
+def checked_workdir() -> Path:
+    """--workdir, where it can be one."""
     if "://" in WORKDIR.value:
         raise AlignError(
             f"--workdir: expected a folder, which all hosts see, found {WORKDIR.value}; mount the bucket (gcsfuse, NFS)"
         )
-    return run(CONFIG.value, Path(WORKDIR.value), wait=WAIT.value)
+    return Path(WORKDIR.value)
+
+
+def main(_: list[str]) -> int:
+    """Takes the flags."""
+    return run(CONFIG.value, checked_workdir(), wait=WAIT.value)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from align_jax import code, evals, files, optim, sharding, tasks
 from align_jax import config as configs
@@ -190,10 +189,7 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
     for number, stage in enumerate(config.stages):
         values: dict[str, Any] = dict(stage)
         name = values.pop("name", f"stage_{number}")
-        own: Config = ConfigDict(configs.plain(config))
-        own.stages = ()
-        for key, value in values.items():
-            configs.assign(own, key, value, where=f"config.stages[{number}]")
+        own = configs.override(config, {"stages": (), **values}, where=f"config.stages[{number}]")
         if found:
             before = found[-1][1]
             own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from align_jax import config as configs
 from align_jax import files
@@ -68,14 +68,11 @@ def sweep(config: Config, plan: Config, workdir: Path) -> list[Group]:
 
 def _config(config: Config, row: Config, number: int, seed: int) -> Config:
     """The config of one run; every mistake is found before the first trains."""
-    own: Config = ConfigDict(configs.plain(config))
-    own.seed = seed
     values: dict[str, Any] = dict(row)
     for key in ("group", "name"):
         if not values.pop(key, ""):
             raise AlignError(f"sweep.rows[{number}]: missing key {key!r}; name what the run shows")
-    for key, value in values.items():
-        configs.assign(own, key, value, where=f"sweep.rows[{number}]")
+    own = configs.override(config, {"seed": seed, **values}, where=f"sweep.rows[{number}]")
     configs.check(own)
     return own
 

@@ -14,7 +14,8 @@ from align_jax import run as runs
 from align_jax import state as states
 
 FOLDER = Path(__file__).parent.parent / "configs"
-FILES = sorted(set(FOLDER.glob("*.py")) - set(FOLDER.glob("curate_*.py")))  # those are tested by test_curate.py
+OTHERS = {*FOLDER.glob("curate_*.py"), FOLDER / "vtab.py"}  # tested by test_curate.py and test_vtab.py
+FILES = sorted(set(FOLDER.glob("*.py")) - OTHERS)
 
 
 def load(path: Path):

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "state": {"types", "paths", "split", "sharding", "optim"},
     "checkpoint": LOW | {"paths", "sharding", "optim", "state"},
     "provenance": {"types", "code", "data"},
+    "random_search": {"types"},
+    "vtab_scores": {"data"},
     "watch": {"types", "files", "metrics"},
     "train": {"types", "sharding", "state", "optim", "metrics", "checkpoint"},
     "towers": LOW | {"models"},

@@ -23,6 +23,7 @@ SOURCES = {
     "tar": ("align_jax.data.tar", "TarShards"),
     "tfds": ("align_jax.data.tfds", "TfdsPairs"),
     "tfrecord": ("align_jax.data.tfrecord", "TfRecordShards"),
+    "vtab": ("align_jax.data.vtab", "Vtab"),
 }
 
 

@@ -1,6 +1,7 @@
 """Any prepared TensorFlow Datasets data set with images and texts, read by name without TensorFlow."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,55 @@ import pyarrow.compute as pc
 from align_jax.data import captions
 from align_jax.data.source import BadExample, File, Record, Source
 from align_jax.types import AlignError
+
+
+def prepared(dataset: str, data_dir: str | None) -> Any:
+    """The tfds builder of `dataset`, name[/config][:version], whose files stand in `data_dir`."""
+    try:
+        import tensorflow_datasets as tfds
+
+        from align_jax.datasets import BUILDERS  # which makes tfds know them
+    except ImportError as error:
+        raise AlignError("data.source: expected tensorflow-datasets; run: pip install tensorflow-datasets") from error
+    try:
+        builder: Any = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        raise AlignError(
+            f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets"
+        ) from error
+    except AssertionError as error:
+        raise AlignError(
+            f"data.source.dataset: tensorflow-datasets {tfds.__version__} has no {dataset!r}; take a version that it "
+            "has, or another tensorflow-datasets"
+        ) from error
+    if not builder.is_prepared():
+        exact = dataset.split(":")[0] + (f":{builder.version}" if ":" in dataset else "")
+        build = f"tfds build {exact} --file_format=array_record"  # which needs TensorFlow
+        if builder.name in BUILDERS:
+            build = f"python -m align_jax.build --dataset={dataset} --source=DOWNLOADS"
+        raise AlignError(
+            f"data.source: {dataset} is not prepared in {builder.data_dir}; run: {build} "
+            f"--data_dir={builder.data_dir_root}"
+        )
+    return builder
+
+
+def rows(builder: Any, split: str, image: str) -> Any:
+    """The examples of `split`, by index, feature `image` as its encoded bytes."""
+    from tensorflow_datasets import decode
+
+    try:
+        return builder.as_data_source(split, decoders={image: decode.SkipDecoding()})
+    except ValueError as error:
+        sizes = ", ".join(f"{name} ({info.num_examples:,})" for name, info in sorted(builder.info.splits.items()))
+        raise AlignError(f"data.source.split: {builder.name} cannot give split {split!r}, only {sizes}") from error
+
+
+def file_of(builder: Any, split: str, records: int) -> File:
+    """What a report names: the data set by its version, of which a split is always the same."""
+    size = sum(int(builder.info.splits[name].num_bytes) for name in builder.info.splits)
+    name = f"{builder.info.full_name} {split}"
+    return File(name, records, size, hashlib.blake2b(name.encode(), digest_size=8).hexdigest())
 
 
 class TfdsPairs(Source):
@@ -27,50 +77,25 @@ class TfdsPairs(Source):
     def __init__(self, *, dataset: str, split: str, data_dir: str | None = None, image: str = "image",
                  texts: str | None = "texts", label: str | None = None, id: str | None = None,
                  text_ids: str | None = None):  # fmt: skip
-        try:
-            import tensorflow_datasets as tfds
+        builder = prepared(dataset, data_dir)
+        from tensorflow_datasets import features as kinds  # a second, and only where it is used
 
-            from align_jax.datasets import BUILDERS  # which makes tfds know them
-        except ImportError as error:
-            raise AlignError(
-                "data.source: expected tensorflow-datasets; run: pip install tensorflow-datasets"
-            ) from error
-        try:
-            builder: Any = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
-        except tfds.core.DatasetNotFoundError as error:
-            raise AlignError(
-                f"data.source.dataset: tfds knows no {dataset!r}; see the catalogue of tensorflow-datasets"
-            ) from error
         features: Any = builder.info.features
         for key, name in (("image", image), ("texts", texts), ("label", label), ("id", id), ("text_ids", text_ids)):
             if name is not None and name not in features:
                 raise AlignError(f"data.source.{key}: {dataset} has no feature {name!r}, only {sorted(features)}")
-        if not isinstance(features[image], tfds.features.Image):
+        if not isinstance(features[image], kinds.Image):
             raise AlignError(f"data.source.image: expected an Image of {dataset}, found {features[image]}")
-        if label is not None and not isinstance(features[label], tfds.features.ClassLabel):
+        if label is not None and not isinstance(features[label], kinds.ClassLabel):
             raise AlignError(f"data.source.label: expected a ClassLabel of {dataset}, found {features[label]}")
         if texts is None and label is None:
             raise AlignError("data.source: expected texts or label, the feature to read texts from, found neither")
-        if not builder.is_prepared():
-            build = f"tfds build {dataset} --file_format=array_record"  # which needs TensorFlow
-            if builder.name in BUILDERS:
-                build = f"python -m align_jax.build --dataset={dataset} --source=DOWNLOADS"
-            raise AlignError(
-                f"data.source: {dataset} is not prepared in {builder.data_dir}; run: {build} "
-                f"--data_dir={builder.data_dir_root}"
-            )
-        try:
-            self._rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
-        except ValueError as error:
-            raise AlignError(
-                f"data.source.split: {dataset} cannot give split {split!r}, only {sorted(builder.info.splits)}"
-            ) from error
+        self._rows = rows(builder, split, image)
         self.classes = tuple(features[label].names) if label else ()
         self._image, self._texts, self._label, self._id, self._text_ids = image, texts, label, id, text_ids
-        if builder.name in BUILDERS:
-            self.problems = builder.left_out.get(split, {})
-        size = sum(int(builder.info.splits[name].num_bytes) for name in builder.info.splits)
-        self._file = File(f"{builder.info.full_name} {split}", len(self._rows), size, str(builder.info.version))
+        if metadata := builder.info.metadata:  # which our builders write
+            self.problems = metadata.get("left_out", {}).get(split, {})
+        self._file = file_of(builder, split, len(self._rows))
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -20,8 +20,11 @@ HEARTBEAT, SHUTDOWN = 60, 30
 def start(facts: Mapping[str, Any], *, seconds: float) -> None:
     """Waits up to `seconds` for the other processes, compares `facts`, our code and jax with theirs, and joins them.
 
-    To be called before jax first looks for devices. AlignError names the process that is missing or differs.
+    To be called before jax first looks for devices. AlignError names the process that is missing or differs. Processes
+    that are joined already, for one run of many, stay so.
     """
+    if jax.distributed.is_initialized():
+        return
     place = places.find(os.environ, places.tpu_vm())
     if place is None:
         return

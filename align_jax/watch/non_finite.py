@@ -16,6 +16,10 @@ WORST = 3  # parameters that the story names
 BUNDLES = 20  # that a run writes; a run that goes on beyond that says nothing new
 
 
+class Diverged(AlignError):
+    """Too many steps in a row were not finite."""
+
+
 class NonFinite:
     """Takes each finished step in order.
 
@@ -42,7 +46,7 @@ class NonFinite:
         self._written = 0
 
     def see(self, step: int, metrics: Mapping[str, Mean], norms: jax.Array) -> None:
-        """Step number `step`, counted from 1. AlignError where too many in a row were not finite."""
+        """Step number `step`, counted from 1. Diverged where too many in a row were not finite."""
         if not float(jax.device_get(metrics["non_finite_steps"].total)):
             self._row = 0
             return
@@ -55,7 +59,7 @@ class NonFinite:
             + (f"; {path} has what it takes to replay it" if path else ""), step=step, path=str(path or ""),
         )  # fmt: skip
         if self._row >= self._limit:
-            raise AlignError(self._story(step, values, by_parameter))
+            raise Diverged(self._story(step, values, by_parameter))
 
     def _bundle(self, step: int, values: Mapping[str, float], norms: Mapping[str, float]) -> Path:
         self._written += 1
