@@ -18,11 +18,13 @@ from align_jax.types import AlignError, ModelState, Params
 
 
 class Model:
-    """A model for use: `embed_images`, `embed_texts`. `config` is the resolved config that made it."""
+    """A model for use: `embed_images`, `embed_texts`. `config` is the resolved config that made it, `functions` names
+    what its task offers."""
 
     def __init__(self, parts: runs.Run, params: Params, model_state: ModelState):
         where = sharding.replicated(parts.mesh)
         self.config, self.mesh, self.embedder = parts.config, parts.mesh, parts.embedder
+        self.functions = tuple(parts.task.functions())
         self.params, self.model_state = jax.device_put((params, model_state), where)
 
     def embed_images(self, images: Sequence[str | Path | Image.Image | np.ndarray | bytes]) -> np.ndarray:
