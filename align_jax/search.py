@@ -8,7 +8,7 @@ on 127.0.0.1, for this machine alone, and asks no other one for anything.
 --data: pairs.jsonl or pairs.csv (align_jax/data/manifest.py), a folder of pictures, or any source of the project as
 name=value,name=value or JSON (align_jax/data/source.py).
 --index_kind: exact (on the devices), flat, hnsw, ivf (FAISS); auto takes exact below 200,000 pictures, else hnsw.
---index_options: of hnsw m=32,ef_construction=200,ef_search=128; of ivf nlist=0,nprobe=32 (0: by the number of pictures).
+--index_options: of hnsw m=32,ef_construction=200,ef_search=128; of ivf nlist=0 (by the number of pictures),nprobe=32.
 """
 
 import os

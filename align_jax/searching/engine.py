@@ -132,11 +132,11 @@ class Engine:
             ids, mask = pairs.tokenizer.encode([text], pairs.text_length + 1)
         except ValueError as error:
             raise AlignError(f"Expected a word in {name!r}, found none.") from error
-        unknown = np.count_nonzero(ids == pairs.tokenizer.pieces.index("[UNK]"))
+        unknown = int(np.count_nonzero(ids == pairs.tokenizer.pieces.index("[UNK]")))
         if mask.all():
             notes.append(f"The model reads the first {pairs.text_length - 2} word pieces of {text!r}; the rest is cut.")
         if unknown:
-            notes.append(f"The model has no pieces to spell {unknown} word{'s'[: unknown > 1]} of {text!r}.")
+            notes.append(f"The model has no pieces to spell {unknown} word{'s' if unknown > 1 else ''} of {text!r}.")
         return self._model.embed_texts([text])[0]
 
 

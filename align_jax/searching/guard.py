@@ -1,4 +1,4 @@
-"""What stands before the page's server: it answers this machine alone, fetches nothing and serves no file but uploads."""
+"""What stands before the page's server: it answers this machine alone, and fetches nothing from others."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping

@@ -123,13 +123,11 @@ def _read_index(path: Path, collection: Collection) -> Any:
     try:
         index = faiss().read_index(str(path))
     except RuntimeError as error:
-        raise AlignError(
-            f"{path}: expected an index of FAISS, found it damaged; delete it, it is built anew"
-        ) from error
+        raise AlignError(f"{path}: expected an index of FAISS, found it damaged; delete it") from error
     if (index.ntotal, index.d) != (len(collection), collection.width):
         raise AlignError(
-            f"{path}: expected an index of {len(collection):,} x {collection.width}, found {index.ntotal:,} x {index.d}; "
-            "delete it, it is built anew"
+            f"{path}: expected {len(collection):,} x {collection.width} numbers, found {index.ntotal:,} x "
+            f"{index.d}; delete it, it is built anew"
         )
     return index
 

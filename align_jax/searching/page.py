@@ -184,7 +184,7 @@ def _page(engine: Engine, thumbnails: Thumbnails, *values: Any) -> str:
 
 def _answer(engine: Engine, thumbnails: Thumbnails, answer: Answer) -> str:
     count, spent = len(answer.hits), sum(answer.milliseconds.values())
-    lead = f"{count:,} picture{'s'[: count != 1]}" if count else "No picture scores that high"
+    lead = f"{count:,} picture{'' if count == 1 else 's'}" if count else "No picture scores that high"
     facts = [f"{spent:.0f} ms", engine.index.described()]
     found = thumbnails([hit.row for hit in answer.hits])
     return results.page(answer.hits, found, lead=lead, facts=facts, notes=answer.notes)
