@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 UPLOAD = 20 << 20  # bytes of an uploaded picture; its pixels are bounded by data/images.py
 AT_ONCE = 2  # queries that are answered at a time
 WAITING = 64  # queries that may wait; a further one is told to come again
-EXAMPLES, SHORT = 6, 32  # captions that are offered as queries, and how many characters they have at most
+EXAMPLES, SHORT = 6, 40  # captions that are offered as queries, and how many characters they have at most
 SHOWN = 24  # pictures that are shown before anything is asked
 FORGOTTEN = (600, 3600)  # seconds between two looks for old uploads, and from when on they are old
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -34,8 +34,8 @@ INPUTS = ("text", "without", "image", "text_weight", "without_weight", "image_we
 
 def serve(engine: Engine, *, title: str, port: int, browser: bool) -> None:
     """Opens the page and waits until it is told to end (Ctrl-C, SIGTERM); `port` 0 takes any that is free."""
+    port = _free(port)
     with _gradio() as gradio:
-        port = _free(port)
         blocks = _blocks(gradio, engine, title)
         ended = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -90,7 +90,12 @@ def _blocks(gradio: Any, engine: Engine, title: str) -> Any:
     def found(*values: Any) -> str:
         return _page(engine, thumbnails, *values)
 
-    def api(*values: Any) -> dict[str, Any]:
+    # The API has its names; without a value of their own, its fields have those of the page, but for a default of None.
+    def search(
+        text: Any = None, without: Any = None, image: Any = None, text_weight: Any = None, without_weight: Any = None,
+        image_weight: Any = None, count: Any = None, min_score: Any = None, label: Any = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        values = (text, without, image, text_weight, without_weight, image_weight, count, min_score, label)
         try:
             return results.as_json(engine.search(_query(*values)))
         except AlignError as error:
@@ -103,7 +108,7 @@ def _blocks(gradio: Any, engine: Engine, title: str) -> Any:
                 with gradio.Row(elem_id="ask", equal_height=True):
                     text = gradio.Textbox(
                         show_label=False, label="Text", placeholder="What do you look for?", autofocus=True,
-                        max_length=LONGEST, max_lines=1, scale=8, min_width=200, elem_id="text", container=False,
+                        max_length=LONGEST, max_lines=1, scale=8, min_width=120, elem_id="text", container=False,
                     )  # fmt: skip
                     go = gradio.Button("Search", variant="primary", scale=1, min_width=96, elem_id="go")
                 with gradio.Row(elem_id="examples"):
@@ -146,7 +151,7 @@ def _blocks(gradio: Any, engine: Engine, title: str) -> Any:
             chosen = chip.click(lambda example=example: example, None, text, api_visibility="private", queue=False)
             chosen.then(found, fields, shown, **shared)
         called = gradio.Button(visible=False)
-        called.click(api, fields, gradio.JSON(visible=False), api_name="search", **given)
+        called.click(search, fields, gradio.JSON(visible=False), api_name="search", **given)
     return blocks
 
 
