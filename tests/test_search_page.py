@@ -70,17 +70,35 @@ def data(finished_run, tmp_path_factory):
     return folder
 
 
+# Writes down with whom the process talks.
+SPY = """
+import os, sys
+file = os.open({path!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def note(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        os.write(file, (event + " " + repr(arguments[event in ("socket.connect", "socket.sendto")]) + "\\n").encode())
+sys.addaudithook(note)
+"""
+
+
 @pytest.fixture(scope="module")
-def server(finished_run, data, tmp_path_factory):
-    """One for all tests of this file, ended by the last of them or here."""
-    found = Server(
-        f"--workdir={finished_run / 'export'}", f"--data={data / 'pairs.jsonl'}", f"--index={data.parent / 'index'}",
-        "--index_kind=hnsw",
-    )  # fmt: skip
+def server(finished_run, data):
+    """One for all tests of this file, ended by the last of them or here; `data.parent`/talked says with whom it did."""
+    (data.parent / "sitecustomize.py").write_text(SPY.format(path=str(data.parent / "talked")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(data.parent))
+        found = _started(finished_run, data)
     yield found
     if found.process.poll() is None:
         found.process.kill()
         found.process.communicate()
+
+
+def _started(finished_run, data):
+    return Server(
+        f"--workdir={finished_run / 'export'}", f"--data={data / 'pairs.jsonl'}", f"--index={data.parent / 'index'}",
+        "--index_kind=hnsw",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +342,15 @@ def test_several_ask_at_once(client, wanted):
         found = list(pool.map(lambda text: client.predict(text=text, count=3, api_name="/search"), texts))
     for text, answer in zip(texts[:3], found, strict=False):
         assert [row["id"] for row in answer["results"]] == wanted(text)[0][:3]
+
+
+def test_the_server_asked_no_other_machine(server, data):
+    """After all that the tests above did."""
+    talked = (data.parent / "talked").read_text().splitlines()
+    assert any(line.startswith("socket.connect ('127.0.0.1', ") for line in talked), (
+        "Gradio asks itself whether it is up"
+    )
+    assert [line for line in talked if "127.0.0.1" not in line and "localhost" not in line] == []
 
 
 def test_it_ends_when_told_to(server):

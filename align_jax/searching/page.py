@@ -29,7 +29,7 @@ SHOWN = 24  # pictures that are shown before anything is asked
 FORGOTTEN = (600, 3600)  # seconds between two looks for old uploads, and from when on they are old
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 PLAIN_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
-INPUTS = ("text", "without", "image", "text_weight", "without_weight", "image_weight", "count", "min_score", "label")
+FIELDS = ("text", "without", "image", "text_weight", "without_weight", "image_weight", "count", "min_score", "label")
 
 
 def serve(engine: Engine, *, title: str, port: int, browser: bool) -> None:
@@ -142,7 +142,7 @@ def _blocks(gradio: Any, engine: Engine, title: str) -> Any:
         gradio.HTML(results.api(), js_on_load=None)
         fields = [text, without, image, *weights, count, least, label]
         # `preprocess=False`: Gradio would have Pillow open an upload, which only our decoder may.
-        given = {"preprocess": False, "concurrency_id": "search", "concurrency_limit": AT_ONCE}
+        given: dict[str, Any] = {"preprocess": False, "concurrency_id": "search", "concurrency_limit": AT_ONCE}
         shared = given | {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
         triggers = [text.submit, without.submit, go.click, image.upload, image.clear, label.input,
                     *(field.submit for field in (*weights, count, least))]  # fmt: skip
@@ -155,10 +155,13 @@ def _blocks(gradio: Any, engine: Engine, title: str) -> Any:
     return blocks
 
 
-def _query(text: Any, without: Any, image: Any, *others: Any) -> Query:
-    """The values of the fields in `INPUTS`' order, as a client sent them."""
-    values = dict(zip(INPUTS, (text or "", without or "", _uploaded(image), *others), strict=True))
-    return Query(**values | {"label": values["label"] or ""})
+def _query(*values: Any) -> Query:
+    """The values of the fields in `FIELDS`' order, as a client sent them; `Engine.search` checks them."""
+    given: dict[str, Any] = dict(zip(FIELDS, values, strict=True))
+    for name in ("text", "without", "label"):
+        given[name] = given[name] or ""
+    given["image"] = _uploaded(given["image"])
+    return Query(**given)
 
 
 def _uploaded(image: Any) -> bytes | None:
