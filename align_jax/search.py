@@ -23,7 +23,6 @@ from align_jax.searching.engine import Engine
 from align_jax.searching.index import open_index
 from align_jax.searching.options import parse, source_options
 from align_jax.searching.page import serve
-from align_jax.types import AlignError
 
 THREADS = min(os.cpu_count() or 1, 8)
 
@@ -35,9 +34,6 @@ def main(_: list[str]) -> None:
     index_options = parse(values.index_options, flag="--index_options")
     workdir = Path(values.workdir)
     model = load(workdir)
-    missing = {"embed_images", "embed_texts"} - set(model.functions)
-    if missing:
-        raise AlignError(f"{workdir}: expected a model with {min(missing)}, its task offers {sorted(model.functions)}")
     folder = Path(values.index) if values.index else None
     collection = open_collection(model, options, workdir=workdir, folder=folder)
     index = open_index(model, collection, values.index_kind, index_options, threads=values.threads)

@@ -180,6 +180,23 @@ def test_a_folder_of_something_else_is_refused(model, finished_run, tmp_path):
         open_collection(model, options, workdir=tmp_path, folder=tmp_path)
 
 
+def test_a_model_without_a_text_tower(finished_run, tmp_path):
+    model = align_jax.load(finished_run / "export")
+    model.functions = ("embed_images",)
+    with pytest.raises(AlignError, match=r"expected a model with embed_texts, its task offers \['embed_images'\]"):
+        opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
+
+
+def test_a_kill_while_an_index_is_written(model, finished_run, tmp_path, monkeypatch):
+    """The facts of the old index never stand beside the new one."""
+    collection = opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
+    open_index(model, collection, "hnsw", {"m": 4}, threads=1)
+    monkeypatch.setattr(indexes, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        open_index(model, collection, "hnsw", {"m": 8}, threads=1)
+    assert (collection.folder / "hnsw.faiss").exists() and not (collection.folder / "hnsw.json").exists()
+
+
 def keep(folder):
     (folder / "keep.txt").write_text("red_cross.png\nblue_line.png\n")
     return {"path": str(folder / "keep.txt")}

@@ -255,6 +255,7 @@ def test_nothing_is_fetched_from_elsewhere(server):
     assert server.ask("POST", "/gradio_api/queue/join", b"0" * (1 << 20) + b"0")[0] == 413
     assert server.ask("POST", "/gradio_api/queue/join", b"{")[0] == 400
     assert server.ask("POST", "/gradio_api/queue/join", b"[" * 100_000)[0] == 400
+    assert server.ask("POST", "/gradio_api/queue/join")[0] == 411
     assert server.ask("GET", "/", headers={"Host": "evil.example"})[0] == 403, "a name that leads here by DNS"
 
 

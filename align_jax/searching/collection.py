@@ -81,8 +81,11 @@ def open_collection(model: Model, options: Mapping[str, Any], *, workdir: Path, 
     """The collection of a source's options, embedded where it is not yet; what a kill left is gone on with.
 
     `folder` is by default <workdir>/search/<digests of weights and data>. AlignError for a folder of another model or
-    of other data.
+    of other data, and for a model that lacks a tower.
     """
+    missing = sorted({"embed_images", "embed_texts"} - set(model.functions))
+    if missing:
+        raise AlignError(f"{workdir}: expected a model with {missing[0]}, its task offers {sorted(model.functions)}")
     source = sources.make(**options)
     identity = {
         "weights": weights.digest(model.params, model.model_state),

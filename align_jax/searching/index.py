@@ -86,6 +86,7 @@ def open_index(model: Model, collection: Collection, kind: str, options: Mapping
     known = _read_facts(path)
     if known is None or _built(known) != _built(facts):
         index = _build(chosen, collection)
+        _facts(path).unlink(missing_ok=True)  # of an older index: a kill must not leave it beside the new one
         files.write(path, lambda partial: faiss().write_index(index, str(partial)))
         known = None
     else:
@@ -108,8 +109,9 @@ def _read_facts(path: Path) -> dict[str, Any] | None:
     if not path.exists() or not _facts(path).exists():
         return None
     try:
-        return json.loads(_facts(path).read_text())
-    except ValueError:
+        facts = json.loads(_facts(path).read_text())
+        return facts if facts.keys() >= {"options", "recall"} else None
+    except (ValueError, AttributeError):
         return None
 
 

@@ -37,12 +37,12 @@ def _value(text: str) -> Any:
 
 def source_options(data: str) -> dict[str, Any]:
     """The options of a source (`data/source.py`) that --data names: a manifest, a folder, or the options themselves."""
+    if os.path.isdir(data):
+        return {"name": "folder", "path": data}
     if data.lstrip().startswith("{") or "=" in data:
         return parse(data, flag="--data")
     if data.endswith((".jsonl", ".csv")):
         return {"name": "manifest", "path": data}
-    if os.path.isdir(data):
-        return {"name": "folder", "path": data}
     if data in SOURCES:
         return {"name": data}
     raise AlignError(
