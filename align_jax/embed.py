@@ -3,6 +3,7 @@
 python -m align_jax.embed --model=runs/demo --manifest=pairs.jsonl --images=photos --out=embeddings
 """
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,30 +28,31 @@ IMAGES = pa.schema([("id", pa.string()), ("group", pa.string()), ("label", pa.in
 TEXTS = pa.schema([("id", pa.string()), ("text", pa.string())])
 
 
-def embed_source(model: Model, source: Source, out: Path) -> None:
+def embed_source(model: Model, source: Source, out: Path, *, texts: bool = True) -> None:
     """Writes images.npy, texts.npy (f32 [n, D], unit rows) and a parquet beside each, row by row the same.
 
     images.parquet has a row per record: id, group, label, skipped (why the picture could not be read, or ""; its
     embedding is zero). texts.parquet has a row per text: id of its image, text; empty texts are left out, and all of
-    them where the model reads none.
+    them where the model reads none. Without `texts`, the two files of the images are all.
 
     Each record is read once, a piece at a time. A piece has the same four files; finished ones are kept, and used by
     the next run with the same weights and number of records.
     """
+    names = ("images", "texts") if texts else ("images",)
     pieces = out / f"pieces-{digest(model.params, model.model_state)}-{len(source)}"
     with tqdm(total=len(source), unit="image", desc=f"embedding into {out}", disable=None) as bar:
         for start in range(0, len(source), PIECE):
             rows = range(start, min(start + PIECE, len(source)))
             if not (pieces / f"{start}").exists():
                 partial = pieces / f"{start}.partial"
-                _embed_piece(model, _Reader(source, rows), partial)
+                _embed_piece(model, _Reader(source, rows, texts), partial)
                 if files.is_writer():
                     partial.rename(pieces / f"{start}")
             bar.update(len(rows))
     if not files.is_writer():
         return
     folders = [pieces / f"{start}" for start in range(0, len(source), PIECE)]
-    for name in ("images", "texts"):
+    for name in names:
         _join(folders, out, name)
     shutil.rmtree(pieces)
 
@@ -58,8 +60,8 @@ def embed_source(model: Model, source: Source, out: Path) -> None:
 class _Reader:
     """The images of some records."""
 
-    def __init__(self, source: Source, rows: range):
-        self._source, self._rows = source, rows
+    def __init__(self, source: Source, rows: range, texts: bool):
+        self._source, self._rows, self._texts = source, rows, texts
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -68,8 +70,9 @@ class _Reader:
         return self._source[self._rows[index]].image
 
     def about(self, index: int) -> Record:
-        """The rest of a record."""
-        return self._source.about(self._rows[index])
+        """The rest of a record, its texts where they are wanted."""
+        record = self._source.about(self._rows[index])
+        return record if self._texts else dataclasses.replace(record, texts=())
 
 
 def _embed_piece(model: Model, reader: _Reader, folder: Path) -> None:

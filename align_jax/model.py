@@ -25,12 +25,13 @@ EXPORTED = "model.safetensors"
 class Model:
     """A model for use: `embed_images`, `embed_texts`, `classify_images`; AlignError where it lacks what is asked for.
 
-    `config` is the resolved config that made it.
+    `config` is the resolved config that made it, `functions` names what its task offers.
     """
 
     def __init__(self, parts: runs.Run, params: Params, model_state: ModelState):
         where = sharding.replicated(parts.mesh)
         self.config, self.mesh, self.embedder = parts.config, parts.mesh, parts.embedder
+        self.functions = tuple(parts.task.functions())
         self.params, self.model_state = jax.device_put((params, model_state), where)
 
     def embed_images(self, images: Sequence[str | Path | Image.Image | np.ndarray | bytes]) -> np.ndarray:

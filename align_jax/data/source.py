@@ -17,6 +17,7 @@ from align_jax.types import AlignError
 SOURCES = {
     "array_record": ("align_jax.data.array_record", "ArrayRecordShards"),
     "emoji": ("align_jax.data.emoji", "EmojiPairs"),
+    "folder": ("align_jax.data.folder", "Folder"),
     "manifest": ("align_jax.data.manifest", "Manifest"),
     "mixture": ("align_jax.data.mixture", "Mixture"),
     "parquet": ("align_jax.data.parquet", "ParquetShards"),
