@@ -253,6 +253,11 @@ def test_wrong_data_are_refused(train, asked, tmp_path):
         evaluator(section(other, train), tmp_path)
     with pytest.raises(AlignError, match=r"evals\.e\.validation: expected the classes of"):
         evaluator(section(asked, train, validation=other), tmp_path)
+    for options in ({"train": asked}, {"validation": asked}):
+        with pytest.raises(
+            AlignError, match=rf"evals\.e\.{min(options)}: expected other images than those of the source"
+        ):
+            evaluator(section(asked, train) | options, tmp_path)
     plain = tmp_path / "other" / "plain.jsonl"
     plain.write_text('{"image": "0.png", "text": "x"}\n')
     with pytest.raises(AlignError, match=r"evals\.e\.train: expected a source with classes"):
@@ -274,5 +279,5 @@ def test_the_sections_of_the_config_have_keys_that_evaluators_take(monkeypatch):
 
     monkeypatch.setattr(one, "open", opened)
     for name, section in sections.items():
-        with pytest.raises(AlignError, match="^opened$"):
+        with pytest.raises(AlignError, match=r"^opened$"):
             evals.make({name: section.to_dict()}, one, functions=FUNCTIONS, workdir=Path())
