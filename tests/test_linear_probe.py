@@ -253,6 +253,11 @@ def test_wrong_data_are_refused(train, asked, tmp_path):
         evaluator(section(other, train), tmp_path)
     with pytest.raises(AlignError, match=r"evals\.e\.validation: expected the classes of"):
         evaluator(section(asked, train, validation=other), tmp_path)
+    for options in ({"train": asked}, {"validation": asked}):
+        with pytest.raises(
+            AlignError, match=rf"evals\.e\.{min(options)}: expected other images than those of the source"
+        ):
+            evaluator(section(asked, train) | options, tmp_path)
     plain = tmp_path / "other" / "plain.jsonl"
     plain.write_text('{"image": "0.png", "text": "x"}\n')
     with pytest.raises(AlignError, match=r"evals\.e\.train: expected a source with classes"):

@@ -58,6 +58,12 @@ class LinearProbe(Evaluator):
         elif self._solver.sweeps:
             self._share = float(validation)
             held_out(self._train.labels, self._share, seed, where=f"{where}.validation")
+        for option, data in (("train", self._train), ("validation", self._validation)):
+            if data is not None and data.source is self._asked.source:
+                raise AlignError(
+                    f"{where}.{option}: expected other images than those of the source, found {data.name}; a probe is "
+                    "asked about what it has not seen"
+                )
         self._last: tuple[np.ndarray, np.ndarray] | None = None
 
     def _open_validation(self, embedder: Embedder, options: Mapping[str, Any], where: str) -> Labelled:
