@@ -190,7 +190,9 @@ class Sweep:
                 found = next(row["value"] for row in json.loads(done.read_text()) if row["name"] == f"{EVAL}/top1")
             elif (folder / "diverged.json").exists():
                 found = DIVERGED
-        return float(multihost_utils.broadcast_one_to_all(np.float32(found))) if jax.process_count() > 1 else found
+        if jax.process_count() > 1:  # as two halves: jax has no f64
+            found = float(multihost_utils.broadcast_one_to_all(np.array([found]).view(np.uint32)).view(np.float64)[0])
+        return found
 
     def _stamp(self) -> dict[str, Any]:
         """What the results are of. Refuses to continue a sweep of something else."""
@@ -224,6 +226,8 @@ def main(_: list[str]) -> int:
     """Checks the flags."""
     options, config, workdir = flags.FLAGS, trainer.CONFIG.value, trainer.checked_workdir()
     facts = {"workdir": str(workdir.absolute()), "tasks": options.tasks, "trials": options.trials, "runs": options.runs}
+    # Hosts that do not see the same folder would go on from different steps.
+    facts["files of trainings"] = sorted(map(str, [*workdir.glob("**/checkpoints/*"), *workdir.glob("**/eval.json")]))
     start(configs.flat(configs.plain(config)) | facts, seconds=trainer.WAIT.value)
     sweep = Sweep(
         config, workdir, checkpoint=options.checkpoint, tasks=options.tasks, trials=options.trials, runs=options.runs

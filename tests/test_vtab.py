@@ -6,7 +6,7 @@ import json
 import runpy
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 import align_jax
 from align_jax import config as configs
 from align_jax import main, optim, paths, random_search, tasks, weights
-from align_jax.data import images, labelled
+from align_jax.data import classes, images, labelled
 from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.data.vtab import GROUPS, SPLITS, TASKS
@@ -49,15 +49,15 @@ def png(pixels):
     return file.getvalue()
 
 
-def prepare(folder, task, splits):
+def prepare(folder, task, splits) -> Any:
     """The catalogue's own data set, with its features and by its writers, of examples of ours: split -> examples."""
-    builder = tfds.builder(TASKS[task].dataset, data_dir=str(folder), file_format="array_record")
+    builder: Any = tfds.builder(TASKS[task].dataset, data_dir=str(folder), file_format="array_record")
     builder._split_generators = lambda manager: {name: enumerate(rows) for name, rows in splits.items()}
     builder.download_and_prepare()
     return builder
 
 
-def opened(folder, task, split):
+def opened(folder, task, split) -> Any:
     return sources.make(name="vtab", task=task, split=split, data_dir=str(folder))
 
 
@@ -101,7 +101,7 @@ def test_a_natural_task(caltech):
     found = {split: numbers(source) for split, source in parts.items()}
     assert found["train800"] + found["val200"] == found["train800val200"]
     assert len(set(found["train800val200"] + found["test"])) == 1040
-    builder = tfds.builder("caltech101", data_dir=str(caltech), file_format="array_record")
+    builder: Any = tfds.builder("caltech101", data_dir=str(caltech), file_format="array_record")
     names = [row["image/file_name"].decode() for row in builder.as_data_source("train")]
     assert [f"{number}.png" for number in found["train800"]] == names[:800]
     assert [f"{number}.png" for number in found["val200"]] == names[1890:2090]  # 90 % of 2,100
@@ -114,7 +114,7 @@ def test_a_natural_task(caltech):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_has_the_classes_of_the_benchmark(folder, task):
-    builder = tfds.builder(TASKS[task].dataset, data_dir=str(folder))
+    builder: Any = tfds.builder(TASKS[task].dataset, data_dir=str(folder))
     assert builder.version == builder.canonical_version  # tfds prepares no other
     wanted, features = TASKS[task], builder.info.features
     assert isinstance(features["image"], tfds.features.Image)
@@ -316,8 +316,9 @@ def test_groups_weigh_by_their_tasks():
     assert one["all"]["std"] is None and one["tasks"]["dtd"]["diverged"] == 1 and list(one["groups"]) == ["natural"]
 
 
-def test_the_config_is_whole():
-    """Each value that a trial may take makes a task and an optimizer that can be."""
+def test_the_config_is_whole(tmp_path):
+    """Each value that a trial may take makes a task, an optimizer and a view that can be."""
+    classes.save(tuple(map(str, range(102))), tmp_path / classes.FILE)
     config = sweep_config("")
     tower = {"variant": "b7", "bn_group_size": 16}
     search = config.search
@@ -331,9 +332,7 @@ def test_the_config_is_whole():
             tasks.make(trial)
             configs.call(optim.make, trial.optim, where="optim", steps=trial.steps, freeze=())
             data = {key: trial.data[key] for key in ("augment", "resize", "crop", "eval_crop", "flip")}
-            names = SimpleNamespace(classes=tuple(map(str, range(102))))
-            made = labelled.make(source=names, folder=Path(), classes=102, **data)
-            assert made.crop == trial.data.eval_crop
+            assert labelled.make(source=None, folder=tmp_path, classes=102, **data).crop == trial.data.eval_crop
 
 
 def sweep_config(data_dir, **values):
