@@ -18,11 +18,11 @@ from absl import flags
 
 from align_jax.cli import main_of
 from align_jax.model import load
+from align_jax.searching import index as indexes
+from align_jax.searching import page
 from align_jax.searching.collection import open_collection
 from align_jax.searching.engine import Engine
-from align_jax.searching.index import open_index
 from align_jax.searching.options import parse, source_options
-from align_jax.searching.page import serve
 
 THREADS = min(os.cpu_count() or 1, 8)
 
@@ -32,17 +32,19 @@ def main(_: list[str]) -> None:
     values = flags.FLAGS
     options = source_options(values.data)
     index_options = parse(values.index_options, flag="--index_options")
+    indexes.check(values.index_kind, index_options)
+    page.check(values.port)
     workdir = Path(values.workdir)
     model = load(workdir)
     folder = Path(values.index) if values.index else None
     collection = open_collection(model, options, workdir=workdir, folder=folder)
-    index = open_index(model, collection, values.index_kind, index_options, threads=values.threads)
+    index = indexes.open_index(model, collection, values.index_kind, index_options, threads=values.threads)
     print(f"{len(collection):,} pictures in {collection.folder}: {index.described()}", flush=True)
     if collection.problems:
         print(f"left out: {collection.left_out()}", flush=True)
     engine = Engine(model, collection, index)
     engine.warm_up()
-    serve(engine, title=values.title, port=values.port, browser=values.browser)
+    page.serve(engine, title=values.title, port=values.port, browser=values.browser)
 
 
 if __name__ == "__main__":

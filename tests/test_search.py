@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import sys
 import zlib
 
 import faiss
@@ -126,7 +127,7 @@ def test_an_index_is_built_once_and_measured_for_how_it_is_searched(model, colle
     ("kind", "options", "match"),
     [
         ("hsnw", {}, "--index_kind: found 'hsnw'; did you mean 'hnsw'"),
-        ("exact", {"m": 3}, "--index_options: exact search has none"),
+        ("exact", {"m": 3}, "--index_options: --index_kind=exact has none"),
         ("hnsw", {"n": 3}, "--index_options: unknown key 'n'"),
         ("hnsw", {"m": 0}, "expected m of at least 1, found 0"),
         ("ivf", {"nlist": 17}, "expected nlist of at most the 16 pictures, found 17"),
@@ -362,6 +363,13 @@ def test_data_that_is_none(data, match):
 def test_options_of_an_index():
     assert parse("m=32,ef_search=64", flag="--index_options") == {"m": 32, "ef_search": 64}
     assert parse("", flag="--index_options") == {}
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    indexes.check("auto", {})
+    with pytest.raises(AlignError, match=r'expected faiss, found it not installed; run: pip install -e ".\[search\]"'):
+        indexes.check("hnsw", {})
 
 
 def test_the_kind_follows_the_size(model, collection, monkeypatch):

@@ -62,6 +62,23 @@ class Approximate:
         return scores[0][found], places[0][found]
 
 
+def check(kind: str, options: Mapping[str, Any]) -> Kind | None:
+    """The kind of FAISS with its options; None for "auto" and "exact", which have none. AlignError for what cannot be,
+    which a caller wants to know before a collection is embedded."""
+    if kind in ("auto", "exact"):
+        if options:
+            raise AlignError(f"--index_options: --index_kind={kind} has none, found {sorted(options)}")
+        return None
+    if kind not in KINDS:
+        raise AlignError(f"--index_kind: found {kind!r}; {nearest(kind, ['auto', 'exact', *KINDS])}")
+    chosen = call(KINDS[kind], options, where="--index_options")
+    for name, value in dataclasses.asdict(chosen).items():
+        if type(value) is not int or value < (name != "nlist"):
+            raise AlignError(f"--index_options: expected {name} of at least 1, found {value!r}")
+    faiss()
+    return chosen
+
+
 def open_index(model: Model, collection: Collection, kind: str, options: Mapping[str, Any], *, threads: int) -> Index:
     """The index of a kind ("auto", "exact", or one of FAISS with options of its own), built where it is not yet.
 
@@ -70,16 +87,9 @@ def open_index(model: Model, collection: Collection, kind: str, options: Mapping
     """
     if kind == "auto":
         kind = "exact" if len(collection) < LARGE else "hnsw"
-    if kind == "exact":
-        if options:
-            raise AlignError(f"--index_options: exact search has none, found {sorted(options)}")
+    chosen = check(kind, options)
+    if chosen is None:
         return Index(Exact(model.mesh, collection.vectors()), kind, {}, {})
-    if kind not in KINDS:
-        raise AlignError(f"--index_kind: found {kind!r}; {nearest(kind, ['auto', 'exact', *KINDS])}")
-    chosen = call(KINDS[kind], options, where="--index_options")
-    for name, value in dataclasses.asdict(chosen).items():
-        if type(value) is not int or value < (name != "nlist"):
-            raise AlignError(f"--index_options: expected {name} of at least 1, found {value!r}")
     faiss().omp_set_num_threads(threads)
     path = collection.folder / f"{kind}.faiss"
     facts = {**collection.identity, "kind": kind, "count": len(collection), "options": dataclasses.asdict(chosen)}

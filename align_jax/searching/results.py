@@ -1,4 +1,4 @@
-"""Answers as HTML and as JSON."""
+"""What is shown of a collection and of answers, as HTML, and answers as JSON."""
 
 import functools
 from collections.abc import Sequence
@@ -6,27 +6,66 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from align_jax.reporting.text import visible
-from align_jax.searching.engine import Answer, Hit
+from align_jax.searching.engine import Answer, Engine, Hit
+from align_jax.searching.thumbnails import Thumbnails
+
+EXAMPLES, SHORT = 6, 40  # captions that are offered as queries, and how many characters they have at most
+SHOWN = 24  # pictures that are shown before anything is asked
 
 # Gradio takes HTML for a template, of JavaScript's and of Handlebars' kind, before a browser reads it.
 PLAIN = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "@": "&#64;", "`": "&#96;", "\\": "&#92;"})
 
 
-def page(hits: Sequence[Hit], thumbnails: Sequence[str], *, lead: str, facts: Sequence[str], notes: Sequence[str] = (),
-         scores: bool = True) -> str:  # fmt: skip
-    """The pictures with their captions and, unless they answer no query, `scores`."""
-    cards = [
-        {
-            "id": hit.id, "caption": next((text for text in hit.captions if text.strip()), ""),
-            "captions": hit.captions, "label": hit.label, "thumbnail": Markup(thumbnail),
-            "score": hit.score if scores else None, "share": round(100 * min(max(hit.score, 0), 1), 1),
-        }
-        for hit, thumbnail in zip(hits, thumbnails, strict=True)
-    ]  # fmt: skip
-    return _rendered("results.html", error="", lead=lead, facts=facts, notes=notes, cards=cards)
+class Pages:
+    """What the page shows of an engine's collection and of its answers, as HTML."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._thumbnails = Thumbnails(engine.collection.source)
+        collection = engine.collection
+        places = np.random.default_rng(0).permutation(len(collection))[: 4 * SHOWN].tolist()
+        self._some = [(int(collection.rows[place]), collection.about(place)) for place in places]
+
+    def heading(self, title: str) -> str:
+        """The head of the page: how many pictures there are, and which are left out."""
+        out = self._engine.collection.left_out()
+        size = f"{len(self._engine.collection):,} pictures{f'; left out: {out}' if out else ''}"
+        return _rendered("heading.html", title=title, size=size)
+
+    def nothing_asked(self) -> str:
+        """Some of the pictures, always the same."""
+        hits = [Hit(row, record.id, 0.0, record.texts, "") for row, record in self._some[:SHOWN]]
+        return self._pictures(hits, lead="Some of the pictures", facts=[], scores=False)
+
+    def answer(self, answer: Answer) -> str:
+        """The pictures that were found, with their scores."""
+        count = len(answer.hits)
+        lead = f"{count:,} picture{'' if count == 1 else 's'}" if count else "No picture scores that high"
+        facts = [f"{sum(answer.milliseconds.values()):.0f} ms"]
+        return self._pictures(answer.hits, lead=lead, facts=facts, notes=answer.notes)
+
+    def examples(self) -> list[str]:
+        """Short captions of the collection, to begin with."""
+        first = (text.strip() for _, record in self._some for text in record.texts[:1])
+        return list(dict.fromkeys(text for text in first if 0 < len(text) <= SHORT and text.isprintable()))[:EXAMPLES]
+
+    def _pictures(
+        self, hits: Sequence[Hit], *, lead: str, facts: Sequence[str], notes: Sequence[str] = (), scores: bool = True
+    ) -> str:
+        cards = [
+            {
+                "id": hit.id, "caption": next((text for text in hit.captions if text.strip()), ""),
+                "captions": hit.captions, "label": hit.label, "thumbnail": Markup(thumbnail),
+                "score": hit.score if scores else None, "share": round(100 * min(max(hit.score, 0), 1), 1),
+            }
+            for hit, thumbnail in zip(hits, self._thumbnails([hit.row for hit in hits]), strict=True)
+        ]  # fmt: skip
+        facts = [*facts, self._engine.index.described()]
+        return _rendered("results.html", error="", lead=lead, facts=facts, notes=notes, cards=cards)
 
 
 def message(text: str) -> str:
@@ -44,11 +83,6 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "milliseconds": answer.milliseconds,
         "notes": answer.notes,
     }
-
-
-def heading(title: str, size: str) -> str:
-    """The head of the page."""
-    return _rendered("heading.html", title=title, size=size)
 
 
 def api() -> str:
