@@ -16,9 +16,6 @@ from align_jax.searching.thumbnails import Thumbnails
 EXAMPLES, SHORT = 6, 40  # captions that are offered as queries, and how many characters they have at most
 SHOWN = 24  # pictures that are shown before anything is asked
 
-# Gradio takes HTML for a template, of JavaScript's and of Handlebars' kind, before a browser reads it.
-PLAIN = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "@": "&#64;", "`": "&#96;", "\\": "&#92;"})
-
 
 class Pages:
     """What the page shows of an engine's collection and of its answers, as HTML."""
@@ -99,4 +96,4 @@ def _environment() -> jinja2.Environment:
 
 
 def _rendered(name: str, **facts: Any) -> str:
-    return _environment().get_template(name).render(facts).translate(PLAIN)
+    return _environment().get_template(name).render(facts)
