@@ -19,16 +19,6 @@ from align_jax.planning.ask import ask
 from align_jax.planning.topology import Target, parse
 from align_jax.types import AlignError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
-TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "generation:AxB[xC][:legacy][*slices], in chips; GPUs: h100:8, h100:4x8", required=True
-)
-PRICE = flags.DEFINE_float("price", None, "of one chip for one hour, in any currency")
-MFU = flags.DEFINE_float("mfu", 0.4, "share of the chip's peak that the estimate of time assumes", 0.01, 1.0)
-FULL = flags.DEFINE_bool("full", False, "compile with the effort of a real run: 3 times longer, traffic as it will be")
-SWEEP = flags.DEFINE_bool("sweep", False, "try remat, fsdp, gather and micro_batches in order of cost, until one fits")
-JSON = flags.DEFINE_bool("json", False, "print one JSON object as the last line")
-
 
 def variants(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
     """(what changes, config) in order of cost: traffic first, then operations (remat and micro-batches embed again)."""
@@ -53,7 +43,7 @@ def cheapest(config: Config, topology: Target) -> Config:
     compiled = False
     for name, variant in variants(config, topology.devices):
         try:
-            found = ask(variant, topology, full=FULL.value)
+            found = ask(variant, topology, full=values.full)
         except AlignError as error:  # rows that do not divide: those of another may
             print(f"{name}: {error}")
             refused = error
@@ -118,17 +108,27 @@ def _gib(count: float | None) -> str:
 def main(_: list[str]) -> None:
     """Prints the report."""
     jax.config.update("jax_platforms", "cpu")  # the machine to plan for is not this one
-    config, topology = CONFIG.value, parse(TOPOLOGY.value)
+    values = flags.FLAGS
+    config, topology = values.config, parse(values.topology)
     configs.check(config)
-    if SWEEP.value:
+    if values.sweep:
         config = cheapest(config, topology)
-    found = ask(config, topology, full=FULL.value)
-    guess = estimate(found, topology, config, MFU.value, PRICE.value)
-    print("\n".join(lines(found, guess, topology, config, MFU.value)))
-    if JSON.value:
+    found = ask(config, topology, full=values.full)
+    guess = estimate(found, topology, config, values.mfu, values.price)
+    print("\n".join(lines(found, guess, topology, config, values.mfu)))
+    if values.json:
         print(json.dumps(found | guess | {"topology": topology.name}))
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "the config file, configs/*.py", lock_config=True)
+    flags.DEFINE_string(
+        "topology", None, "generation:AxB[xC][:legacy][*slices], in chips; GPUs: h100:8, h100:4x8", required=True
+    )
+    flags.DEFINE_float("price", None, "of one chip for one hour, in any currency")
+    flags.DEFINE_float("mfu", 0.4, "share of the chip's peak that the estimate of time assumes", 0.01, 1.0)
+    flags.DEFINE_bool("full", False, "compile with the effort of a real run: 3 times longer, traffic as it will be")
+    flags.DEFINE_bool("sweep", False, "try remat, fsdp, gather and micro_batches in order of cost, until one fits")
+    flags.DEFINE_bool("json", False, "print one JSON object as the last line")
     flags.mark_flag_as_required("config")
     main_of(main)

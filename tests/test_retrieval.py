@@ -161,10 +161,10 @@ def test_a_protocol_says_what_was_asked(source, tmp_path):
     assert recall.n == 120 and found["r/image_to_text/R@5"].n == 60 and found["r/mean_recall"].n == 180
     assert recall.protocol == (
         f"manifest(path={source['path']}), first 2 texts of an image, each caption is a candidate: mean over 3 folds "
-        "of 20 images of 20 groups x 40 texts, hit = same group, central crop, ties pessimistic"
+        "of 20 images of 20 groups x 40 texts, hit = same group, central 4 px of 4 x 4, ties pessimistic"
     )
     assert found["r/mean_recall"].protocol == recall.protocol + ", mean of R@1, 5, 10 over 2 ways"
-    assert recall.facts["crop"] == "central 4 of 4" and len(recall.facts["data"]) == 16
+    assert recall.facts["crop"] == "central 4 px of 4 x 4" and len(recall.facts["data"]) == 16
 
 
 def test_numbers_and_outcomes_are_the_same_on_one_and_eight_devices(source, tmp_path):

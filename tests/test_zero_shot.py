@@ -131,7 +131,7 @@ def test_results_carry_what_is_needed_to_compare_them(source, tmp_path):
     other = results(make(tmp_path, source=source), PARAMS[::-1])
     for name, result in found.items():
         assert result.n == 59 and result.facts.keys() == {"data", "prompts", "crop"}
-        assert result.facts["crop"] == "central 6 of 8" and "59.png" not in result.facts.values()
+        assert result.facts["crop"] == "central 6 px of 8 x 8" and "59.png" not in result.facts.values()
         assert "7 classes, names of the source, 3 prompts ['a {} thing', '{}', 'one {c} colour']" in result.protocol
         assert "ties pessimistic, 1 images left out: record-59 (image unreadable)" in result.protocol
         if result.outcome is not None:
