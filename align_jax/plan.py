@@ -37,13 +37,13 @@ def variants(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
         yield f"remat={remat}, fsdp={fsdp}, gather={gather}, micro_batches={micro}", own
 
 
-def cheapest(config: Config, topology: Target) -> Config:
+def cheapest(config: Config, topology: Target, *, full: bool) -> Config:
     """The first of `variants` that fits; AlignError where none does."""
     refused: AlignError | None = None
     compiled = False
     for name, variant in variants(config, topology.devices):
         try:
-            found = ask(variant, topology, full=values.full)
+            found = ask(variant, topology, full=full)
         except AlignError as error:  # rows that do not divide: those of another may
             print(f"{name}: {error}")
             refused = error
@@ -112,7 +112,7 @@ def main(_: list[str]) -> None:
     config, topology = values.config, parse(values.topology)
     configs.check(config)
     if values.sweep:
-        config = cheapest(config, topology)
+        config = cheapest(config, topology, full=values.full)
     found = ask(config, topology, full=values.full)
     guess = estimate(found, topology, config, values.mfu, values.price)
     print("\n".join(lines(found, guess, topology, config, values.mfu)))
