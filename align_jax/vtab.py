@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from align_jax import config as configs
-from align_jax import files, provenance, random_search, weights
+from align_jax import files, provenance, weights
 from align_jax import main as trainer
 from align_jax.cli import main_of
 from align_jax.config import Config
@@ -35,8 +35,9 @@ from align_jax.hosts.start import start
 from align_jax.metrics import duration
 from align_jax.model import load
 from align_jax.run import stage_configs
+from align_jax.tuning import random_search
+from align_jax.tuning.scores import Scores, markdown, summary
 from align_jax.types import AlignError
-from align_jax.vtab_scores import Scores, markdown, summary
 from align_jax.watch.non_finite import Diverged
 from align_jax.watch.preemption import PREEMPTED
 

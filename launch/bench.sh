@@ -3,7 +3,7 @@
 source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
-  efficientnet | losses | step | loop | scaling | decode | pipeline | threads | index | curate | retrieval) ;;
+  efficientnet | losses | step | loop | scaling | decode | pipeline | threads | index | curate | retrieval | search) ;;
   [!-]*)
     echo "error: expected one of the names that --help lists, found $1" >&2
     exit 2
@@ -21,6 +21,7 @@ bash launch/bench.sh threads [--rounds=3]        readers as threads and as proce
 bash launch/bench.sh index [--records=10000000]  the index of shards: time and memory to open it and to look things up
 bash launch/bench.sh curate [--pairs=20000]      curation of pairs with known defects: time of each step, drops by rule
 bash launch/bench.sh retrieval [--texts=500000]  recall blockwise against the whole matrix: time and peak memory
+bash launch/bench.sh search [--pictures=100000]  kinds of index: recall@10 and queries/s against exact search on the devices
 decode and pipeline take --photos=DIR, a folder of JPEG files; by default 20 photographs of ImageNet. decode makes an
 environment of its own with tensorflow-cpu beside ours, or takes the one whose python is named by TENSORFLOW_PYTHON.
 HELP
@@ -29,7 +30,7 @@ HELP
 esac
 what="$1"
 shift
-setup demo test bench curate
+setup demo test bench curate search
 if [ "$what" = efficientnet ] || [ "$what" = step ] || [ "$what" = pipeline ] || [ "$what" = retrieval ]; then
   references
 fi

@@ -17,14 +17,15 @@ from safetensors.numpy import save_file
 
 import align_jax
 from align_jax import config as configs
-from align_jax import main, optim, paths, random_search, tasks, weights
+from align_jax import main, optim, paths, tasks, weights
 from align_jax.data import classes, images, labelled
 from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.data.vtab import GROUPS, SPLITS, TASKS
+from align_jax.tuning import random_search
+from align_jax.tuning.scores import Scores, markdown, summary
 from align_jax.types import AlignError
 from align_jax.vtab import Preempted, Sweep
-from align_jax.vtab_scores import Scores, markdown, summary
 from align_jax.watch.non_finite import Diverged
 from align_jax.watch.preemption import PREEMPTED
 from align_jax.watch.watch import Watch

@@ -1,0 +1,1 @@
+"""Choosing hyper-parameters, and what the choice gave."""
