@@ -21,7 +21,7 @@ bash launch/bench.sh threads [--rounds=3]        readers as threads and as proce
 bash launch/bench.sh index [--records=10000000]  the index of shards: time and memory to open it and to look things up
 bash launch/bench.sh curate [--pairs=20000]      curation of pairs with known defects: time of each step, drops by rule
 bash launch/bench.sh retrieval [--texts=500000]  recall blockwise against the whole matrix: time and peak memory
-bash launch/bench.sh search [--pictures=100000]  kinds of index: recall@10 and queries/s against exact search on the devices
+bash launch/bench.sh search [--pictures=100000]  kinds of index: recall@10, queries/s and build time beside exact search
 decode and pipeline take --photos=DIR, a folder of JPEG files; by default 20 photographs of ImageNet. decode makes an
 environment of its own with tensorflow-cpu beside ours, or takes the one whose python is named by TENSORFLOW_PYTHON.
 HELP
