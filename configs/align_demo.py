@@ -89,6 +89,11 @@ def get_config() -> ConfigDict:
                 "kind": "zero_shot", "source": {**by_name, "split": "held_out", "flags": False},
                 "templates": templates, "classes": words,
             },
+            # The category of a held-out image, from the trained images that lie nearest to it: no text takes part.
+            "held_out_neighbours": {
+                "kind": "knn", "source": {**by_name, "split": "held_out"}, "bank": {**by_name, "split": "train"},
+                "k": (1, 5), "weighting": "majority",
+            },
             "contact_sheet": {
                 "kind": "contact_sheet", "source": {**by_name, "split": "train"},
                 "title": "align_jax: a text, and the pictures that the model finds for it",

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         "columns": {
             "image to text R@1": "trained/image_to_text/R@1",
             "text to image R@1": "trained/text_to_image/R@1",
-            "categories, zero-shot": "held_out_categories/top1",
+            "category by neighbour": "held_out_neighbours/top1@1",
         },
         "seeds": (0,),
         "rows": (
