@@ -7,8 +7,9 @@ from align_jax.card import Card, Measured, escaped, is_rate, shown
 from align_jax.evals import statistics
 from align_jax.evals.statistics import Difference
 from align_jax.reporting.text import visible
-from align_jax.types import AlignError
+from align_jax.types import AlignError, Result
 
+OWN = ("crop", "fit")  # facts that differ with the model, not with how it was measured
 HEADER = ("", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "n")
 
 
@@ -55,17 +56,24 @@ def compare(first: Card, second: Card) -> Comparison:
 def _tested(first: Measured, second: Measured) -> Difference | str:
     """The difference, or why there is none."""
     one, other = first.result, second.result
-    if one.protocol != other.protocol:
+    if _protocol(one) != _protocol(other):
         return f"the protocols differ: A by {one.protocol!r}, B by {other.protocol!r}"
-    for fact in ("data", "prompts"):
+    for fact in sorted({*one.facts, *other.facts} - set(OWN)):
         if one.facts.get(fact) != other.facts.get(fact):
             return f"the {fact} differ: A has digest {one.facts.get(fact)}, B {other.facts.get(fact)}"
     if one.outcome is None or other.outcome is None:
         return "what each example gave is not known"
     try:
-        return statistics.paired(one.outcome, other.outcome)
+        found = statistics.paired(one.outcome, other.outcome)
     except AlignError as error:
         return f"the examples differ: {error}"
+    return found._replace(value=other.value - one.value)
+
+
+def _protocol(result: Result) -> str:
+    """Without the crop, which is the model's own."""
+    crop = result.facts.get("crop")
+    return result.protocol.replace(crop, "its crop") if crop else result.protocol
 
 
 def text(comparison: Comparison) -> str:

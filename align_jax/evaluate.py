@@ -63,7 +63,10 @@ def record(found: Sequence[Result], weights: Weights, parts: Run, out: Path, *, 
     are written to the result card too.
     """
     digest = weights.digest
-    shown = [result._replace(protocol=f"{result.protocol}, {weights}") for result in found]
+    fits = [f", {result.facts['fit']}" if "fit" in result.facts else "" for result in found]
+    shown = [
+        result._replace(protocol=f"{result.protocol}{fit}, {weights}") for result, fit in zip(found, fits, strict=True)
+    ]
     if not found or not files.is_writer():
         return shown
     intervals = [result.outcome and statistics.interval(result.outcome) for result in found]
@@ -87,10 +90,8 @@ def record(found: Sequence[Result], weights: Weights, parts: Run, out: Path, *, 
 
 def show(evaluators: Iterable[Evaluator], found: Sequence[Result], weights: Weights, parts: Run, out: Path) -> None:
     """Draws <out>/evaluation.html of what `record` returned, with the pictures of what the evaluators last found."""
-    if not files.is_writer():
-        return
+    panels = [panel for evaluator in evaluators for panel in evaluator.panels()]  # on all processes: they compute
     told = cards.facts(cards.of(weights, parts.config)) | {"code": code.digest()}
-    panels = [panel for evaluator in evaluators for panel in evaluator.panels()]
     page.write(out / PAGE, title=f"Evaluation of {weights.path}", facts=told, results=found, panels=panels)
 
 

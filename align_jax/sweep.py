@@ -11,6 +11,8 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,17 @@ from align_jax.config import Config
 from align_jax.metrics import duration
 from align_jax.reporting.sweep import Group, Row, render
 from align_jax.types import AlignError
+from align_jax.watch.preemption import PREEMPTED
 
 SWEEP = config_flags.DEFINE_config_file("sweep", None, "the sweep file, configs/sweeps/*.py", lock_config=True)
 KEYS = ("columns", "seeds", "rows")
 
 
-def sweep(config: Config, plan: Config, workdir: Path) -> list[Group]:
-    """Trains what is not trained yet; writes sweep.json and sweep.html after each run, and returns what they show."""
+def sweep(config: Config, plan: Config, workdir: Path) -> list[Group] | None:
+    """Trains what is not trained yet; writes sweep.json and sweep.html after each run, and returns what they show.
+
+    None where it was told to stop before the end: what is done stands, and the same call goes on.
+    """
     configs.check_keys(plan, KEYS, KEYS, where="sweep")
     columns, seeds = dict(plan.columns), tuple(plan.seeds)
     runs = [(row, seed, _config(config, row, number, seed)) for seed in seeds for number, row in enumerate(plan.rows)]
@@ -40,20 +46,22 @@ def sweep(config: Config, plan: Config, workdir: Path) -> list[Group]:
             f"sweep: expected rows, seeds and columns with results of config.evals {sorted(config.evals)}, found "
             f"{len(plan.rows)}, {len(seeds)} and {unknown or sorted(columns)}"
         )
+    _refuse_same_names(plan.rows)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     folders: dict[str, Path] = {}  # rows with the same config are one run
     begun, trained = time.monotonic(), 0
     groups: list[Group] = []
     for number, (row, seed, own) in enumerate(runs):
-        own_name = f"{row['group']}-{row['name']}-{seed}".replace(" ", "_").replace("/", "_")
-        folder = folders.setdefault(json.dumps(configs.plain(own), sort_keys=True), workdir / own_name)
+        named = workdir / f"{_folder(row)}-{seed}"
+        folder = folders.setdefault(json.dumps(configs.plain(own), sort_keys=True), named)
         done = folder / "done.json"
+        configs.refuse_other(own, folder / "config.json")
         if not done.exists():
             left = (time.monotonic() - begun) / trained * (len(runs) - number) if trained else None
             print(f"sweep: {number + 1} of {len(runs)}, {row['group']} {row['name']}, seed {seed}"
                   + (f", {duration(left)} left" if left else ""), file=sys.stderr)  # fmt: skip
             if training.run(own, folder):
-                return groups  # told to stop: what is done stands
+                return None
             files.write_json(done, {r["name"]: r["value"] for r in json.loads((folder / "eval.json").read_text())})
             trained += 1
         results = json.loads(done.read_text())
@@ -64,6 +72,16 @@ def sweep(config: Config, plan: Config, workdir: Path) -> list[Group]:
         groups = _groups(found)
         _write(groups, columns, config, workdir)
     return groups
+
+
+def _folder(row: Config) -> str:
+    return f"{row['group']}-{row['name']}".replace(" ", "_").replace("/", "_")
+
+
+def _refuse_same_names(rows: Sequence[Config]) -> None:
+    twice = [name for name, count in Counter(map(_folder, rows)).items() if count > 1]
+    if twice:
+        raise AlignError(f"sweep.rows: expected groups and names that make different folders, found {twice[0]!r} twice")
 
 
 def _config(config: Config, row: Config, number: int, seed: int) -> Config:
@@ -108,14 +126,17 @@ def table(groups: list[Group]) -> str:
     return "\n".join(lines)
 
 
-def main(_: list[str]) -> None:
-    """Checks the flags."""
+def main(_: list[str]) -> int:
+    """Checks the flags; PREEMPTED where it was told to stop."""
     if SWEEP.value is None or training.CONFIG.value is None:
         raise AlignError("expected --config=configs/*.py and --sweep=configs/sweeps/*.py, found one of them missing")
     workdir = Path(training.WORKDIR.value)
     groups = sweep(training.CONFIG.value, SWEEP.value, workdir)
-    if groups and files.is_writer():
+    if groups is None:
+        return PREEMPTED
+    if files.is_writer():
         print(f"{table(groups)}\n{workdir / 'sweep.html'}")
+    return 0
 
 
 if __name__ == "__main__":

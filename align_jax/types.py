@@ -132,4 +132,4 @@ class Result(NamedTuple):
     n: int  # examples behind the value
     protocol: str  # split, prompts, crop, ties: what one must know to compare it
     outcome: Outcome | None = None
-    facts: Mapping[str, str] = MappingProxyType({})  # for programs: digests of "data", "prompts"; "crop"
+    facts: Mapping[str, str] = MappingProxyType({})  # for programs: digests of "data", "prompts"; "crop", "fit"

@@ -76,7 +76,10 @@ def get_config() -> ConfigDict:
         "log_every": 100,  # steps
         "steps_ahead": 2,  # steps that the host may start before earlier ones are done
         "evaluate_every": 0,  # steps; 0: at the end alone
-        "evals": {"test": {"kind": "retrieval", "source": {**flickr, "split": "test"}}},
+        # As published: each caption counts, five of an image.
+        "evals": {
+            "test": {"kind": "retrieval", "source": {**flickr, "split": "test"}, "texts": "all", "captions": 5},
+        },
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},
         "export": True,

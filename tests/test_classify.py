@@ -375,4 +375,4 @@ def test_accuracy_of_images_with_texts_is_refused(manifest, tmp_path):
     config.evals = {"e": {"kind": "accuracy", "source": dict(config.data.source)}}
     parts = runs.prepare(config, tmp_path, sources.make(**config.data.source))
     with pytest.raises(AlignError, match="needs 'classify_images', the task offers"):
-        parts.evaluators()
+        parts.evaluators(config.evals, tmp_path)

@@ -89,10 +89,11 @@ def test_each_evaluator_keeps_its_own_schedule_and_training_does_not_notice(tmp_
         "no other step is held up"
     )
     assert {row["name"]: row["step"] for row in rows(tmp_path / "evaluated")} == {
-        "often/image_to_text/R@1": 5, "often/text_to_image/R@1": 5, "default/share": 5, "late/share": 5,
+        "often/image_to_text/R@1": 5, "often/image_to_text/median_rank": 5, "often/text_to_image/R@1": 5,
+        "often/text_to_image/median_rank": 5, "often/mean_recall": 5, "default/share": 5, "late/share": 5,
     }  # fmt: skip
     card = cards.read(tmp_path / "evaluated" / "card.json")
-    assert card.step == 5 and len(card.results) == 4 and card.digest == rows(tmp_path / "evaluated")[0]["weights"]
+    assert card.step == 5 and len(card.results) == 7 and card.digest == rows(tmp_path / "evaluated")[0]["weights"]
     assert set(checkpoint.finished(tmp_path / "evaluated" / "checkpoints")) & {2, 4}, (
         "the best of those that were judged"
     )
@@ -138,7 +139,7 @@ def test_another_checkpoint_by_evaluators_of_a_file(workdir, tmp_path):
         "align_jax.evaluate", f"--checkpoint={workdir / 'checkpoints' / '8'}", given, templates
     )
     folder = workdir / "evaluations" / "step-8"
-    assert [row["name"] for row in rows(folder)] == ["other/top1", "other/majority_class"]
+    assert [row["name"] for row in rows(folder)] == ["other/top1", "other/mean_per_class", "other/majority_class"]
     assert all(row["step"] == 8 and "averaged weights at step 8" in row["protocol"] for row in rows(folder))
     assert "prompts ['a {}', '{} too']" in out and "evaluating other, 1 of 1" in err and "evaluated other in " in err
     assert cards.read(folder / "card.json").checkpoint == str(workdir / "checkpoints" / "8")
@@ -154,7 +155,7 @@ def test_an_export_is_the_same_model(workdir, finished_run, capsys):
     evaluate.evaluate_checkpoint(workdir / "export", evals="pairs")
     of_export, of_run = (cards.read(path / "card.json") for path in (workdir / "export", finished_run))
     assert (of_export.digest, of_export.step) == (of_run.digest, 12)
-    assert [row["value"] for row in rows(workdir / "export")] == [row["value"] for row in rows(finished_run)][:6]
+    assert [row["value"] for row in rows(workdir / "export")] == [row["value"] for row in rows(finished_run)][:9]
     tags = {(step, tag) for step, tag, _ in events(workdir / "export" / "tensorboard" / "evaluate")}
     assert (12, "eval/pairs/text_to_image/R_at_1") in tags
     assert "pairs/image_to_text/R@1" in capsys.readouterr().out

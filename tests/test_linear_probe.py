@@ -134,9 +134,9 @@ def test_the_sweep_and_its_numbers_are_those_of_scikit_learn(train, asked, tmp_p
     assert found["e/mean_per_class"].value == pytest.approx(balanced, abs=1e-7)
     assert found["e/top1"].value < found["e/top5"].value < 1
     protocol = found["e/top1"].protocol
-    assert f"L-BFGS, l2 {best:g} of 5 from 0.001 to 10 by top-1 on {held.sum()} held-out images" in protocol
+    assert "L-BFGS, the best of 5 l2 from 0.001 to 10 by top-1 on held-out images" in protocol
+    assert found["e/top1"].facts["fit"] == f"l2 {best:g} by {held.sum()} held-out images"
     assert "118 images, 1 images left out: n3" in protocol and "of 209 images of " in protocol
-    assert "WARNING" not in protocol
     for result in found.values():
         low, high = interval(result.outcome)
         assert low <= result.value <= high and low < high
@@ -153,7 +153,7 @@ def test_a_validation_source_chooses_and_is_fitted_on_in_the_end(train, asked, t
     both = np.concatenate([rows, extra]), np.concatenate([labels, extra_labels])
     final = LogisticRegression(C=1 / best, tol=1e-8, max_iter=1000).fit(*both)
     assert found.value == pytest.approx(final.score(*rows_of(asked, "image_features")), abs=1e-7)
-    assert "and 15 of manifest" in found.protocol and "by top-1 on 15 held-out" in found.protocol
+    assert "and 15 of manifest" in found.protocol and "by 15 held-out" in found.facts["fit"]
 
 
 def test_standardised_rows_are_those_of_scikit_learn(train, asked, tmp_path):
@@ -176,8 +176,8 @@ def test_the_same_numbers_on_one_and_eight_devices(train, asked, tmp_path):
 
 def test_warnings_stand_in_the_protocol(train, asked, tmp_path):
     found = results(section(asked, train, **lbfgs(l2=(1e3, 1e4), steps=2)), tmp_path)["e/top1"]
-    assert "WARNING: the best l2 lies at the edge" in found.protocol
-    assert "WARNING: not converged after 2 steps" in found.protocol
+    assert "WARNING: the best l2 lies at the edge" in found.facts["fit"]
+    assert "WARNING: not converged after 2 steps" in found.facts["fit"]
 
 
 def test_the_paper_recipe_is_named(train, asked, tmp_path):

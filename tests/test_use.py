@@ -148,7 +148,7 @@ def test_the_evaluate_verb_finds_what_training_found(finished_run, tmp_path):
     out, _ = shapes_run.finish("align_jax.evaluate", f"--checkpoint={workdir}")
     results = json.loads((finished_run / "eval.json").read_text())
     assert json.loads((workdir / "eval.json").read_text()) == results
-    assert all(result["name"] in out for result in results) and len(results) == 8
+    assert all(result["name"] in out for result in results) and len(results) == 12
 
 
 def test_the_export_verb_writes_what_training_wrote(finished_run, tmp_path):

@@ -58,7 +58,7 @@ class Blockwise:
             )
             shared = queries | {"floor": _padded(query_floor[rows], self._chunk(), np.inf)}
             with jax.set_mesh(self._mesh):
-                back, forth = _count(self._rows, shared, own)
+                back, forth = _count(self._mesh, self._rows, shared, own)
             queries_found[rows] += np.asarray(forth)[: rows.stop - rows.start]
             candidates_found[columns] += np.asarray(back)[: columns.stop - columns.start]
         return queries_found, candidates_found
@@ -74,7 +74,7 @@ class Blockwise:
                 best = (np.full((self._chunk(), k), -np.inf, np.float32), np.zeros((self._chunk(), k), np.int32))
             own = sharding.place(self._mesh, {"embedding": candidates} | self._real(columns))
             with jax.set_mesh(self._mesh):
-                best = _merge(self._rows, k, queries, own, best)
+                best = _merge(self._mesh, self._rows, k, queries, own, best)
             if columns.stop == len(self._candidates):
                 scores[rows], indices[rows] = (np.asarray(x)[: rows.stop - rows.start] for x in best)
         return scores, indices
@@ -135,8 +135,10 @@ def _blocks(rows: int, arrays: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), arrays)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _count(rows: int, shared: dict[str, Any], own: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _count(
+    mesh: jax.sharding.Mesh, rows: int, shared: dict[str, Any], own: dict[str, Any]
+) -> tuple[jax.Array, jax.Array]:
     def local(shared: dict[str, Any], own: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         def one(found: jax.Array, block: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
             scores = _product(block["embedding"], own["embedding"])
@@ -149,11 +151,13 @@ def _count(rows: int, shared: dict[str, Any], own: dict[str, Any]) -> tuple[jax.
         back, forth = jax.lax.scan(one, start, _blocks(rows, shared))
         return back, sharding.total(forth.reshape(-1))
 
-    return sharding.per_device(local)(shared, own)
+    return sharding.whole(mesh, sharding.per_device(local)(shared, own))  # so that every process can read it
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _merge(rows: int, k: int, shared: dict[str, Any], own: dict[str, Any], best: Any) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _merge(
+    mesh: jax.sharding.Mesh, rows: int, k: int, shared: dict[str, Any], own: dict[str, Any], best: Any
+) -> tuple[jax.Array, jax.Array]:
     def local(shared: dict[str, Any], own: dict[str, Any]) -> tuple[Any, tuple[()]]:
         def one(block: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
             scores = jnp.where(own["real"][None, :], _product(block["embedding"], own["embedding"]), -jnp.inf)
@@ -168,4 +172,4 @@ def _merge(rows: int, k: int, shared: dict[str, Any], own: dict[str, Any], best:
     # What was found before stands first: of equal scores, top_k takes the first.
     scores, indices = (jnp.concatenate(pair, axis=1) for pair in ((best[0], scores), (best[1], indices)))
     scores, where = jax.lax.top_k(scores, k)
-    return scores, jnp.take_along_axis(indices, where, axis=1)
+    return sharding.whole(mesh, (scores, jnp.take_along_axis(indices, where, axis=1)))

@@ -97,7 +97,7 @@ class LinearProbe(Evaluator):
         protocol = self._protocol(asked, f"{len(train.rows)} images of {self._train.name}{train.left_out}{said}")
         absent = classes - len(np.unique(labels))
         missing = f", {absent} of {classes} classes without training images" if absent else ""
-        yield from self._results(asked, guesses, f"{protocol}, {probe.how}{missing}")
+        yield from self._results(asked, guesses, f"{protocol}, {self._solver.protocol}{missing}", probe.how)
 
     def _protocol(self, asked: Embedded, trained: str) -> str:
         rows = "features before the projection" if self._features == "features" else "embeddings"
@@ -106,9 +106,10 @@ class LinearProbe(Evaluator):
             f"{'standardised ' if self._standardise else ''}{rows} of {trained}, {self._read.crop} without augmentation"
         )
 
-    def _results(self, asked: Embedded, guesses: np.ndarray, protocol: str) -> Iterator[Result]:
+    def _results(self, asked: Embedded, guesses: np.ndarray, protocol: str, how: str) -> Iterator[Result]:
         ids = self._asked.ids_digest(asked.index)
         facts = {"data": self._asked.digest, "train": self._train.digest, "crop": self._read.crop}
+        facts |= {"fit": how} if how else {}
         right = (guesses == asked.labels[:, None]).astype(np.float32)
         outcomes = {"top1": Outcome(right[:, 0], ids=ids)}
         if len(self._train.classes) > TOP:

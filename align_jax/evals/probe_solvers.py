@@ -22,9 +22,10 @@ class Probe(NamedTuple):
 
 
 class Solver(Protocol):
-    """`sweeps`: whether it chooses something by rows that are held out."""
+    """`sweeps`: whether it chooses something by rows that are held out. `protocol`: what it does, of any rows."""
 
     sweeps: bool
+    protocol: str
 
     def fit(
         self, mesh: jax.sharding.Mesh, rows: np.ndarray, labels: np.ndarray, classes: int, held: np.ndarray
@@ -52,6 +53,12 @@ class Lbfgs(Solver):
         self._l2 = sorted({float(value) for value in given}, reverse=True)
         self._tolerance, self._steps = tolerance, steps
         self.sweeps = len(self._l2) > 1
+        self.protocol = f"L-BFGS, l2 {self._l2[0]:g}"
+        if self.sweeps:
+            self.protocol = (
+                f"L-BFGS, the best of {len(self._l2)} l2 from {self._l2[-1]:g} to {self._l2[0]:g} by top-1 on held-out "
+                "images, then fitted on all"
+            )
 
     def fit(
         self, mesh: jax.sharding.Mesh, rows: np.ndarray, labels: np.ndarray, classes: int, held: np.ndarray
@@ -71,17 +78,14 @@ class Lbfgs(Solver):
                 )  # fmt: skip
                 if found > right:
                     right, chosen, start = found, l2, model
-            how = (
-                f"l2 {chosen:g} of {len(self._l2)} from {self._l2[-1]:g} to {self._l2[0]:g} by top-1 on {held.sum()} "
-                "held-out images, then fitted on all"
-            )
+            how = f"l2 {chosen:g} by {held.sum()} held-out images"
             if chosen in (self._l2[0], self._l2[-1]):
                 how += " (WARNING: the best l2 lies at the edge of the range, widen it)"
         every = np.ones(len(rows), bool)
         fitted = regression.fit(every, chosen, start=start, tolerance=self._tolerance, most=self._steps)
         if fitted.gradient > self._tolerance:
             how += f" (WARNING: not converged after {fitted.steps} steps, gradient {fitted.gradient:.0e} of the first)"
-        return Probe(fitted.model, f"L-BFGS, {how}")
+        return Probe(fitted.model, how)
 
 
 class Sgd(Solver):
@@ -103,13 +107,14 @@ class Sgd(Solver):
             "learning_rate": learning_rate, "momentum": momentum, "batch_size": batch_size, "epochs": epochs,
             "decay": decay, "every": every, "seed": seed,
         }  # fmt: skip
+        self.protocol = "SGD, " + ", ".join(f"{key} {value:g}" for key, value in self._options.items())
 
     def fit(
         self, mesh: jax.sharding.Mesh, rows: np.ndarray, labels: np.ndarray, classes: int, held: np.ndarray
     ) -> Probe:
         """On all rows."""
         model = logistic_sgd.fit(mesh, rows, labels, classes, **self._options)
-        return Probe(model, "SGD, " + ", ".join(f"{key} {value:g}" for key, value in self._options.items()))
+        return Probe(model, "")
 
 
 SOLVERS = {"lbfgs": Lbfgs, "sgd": Sgd}

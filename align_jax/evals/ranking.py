@@ -37,6 +37,7 @@ def ranks(
     for side, (count, floor) in enumerate(zip(found, floors, strict=True)):
         own = pairs[:, side]
         count -= np.bincount(own[scores >= floor[own]], minlength=len(count))
+        assert count.min(initial=0) >= 0, "a pair scored otherwise than it did before"
         count[np.isinf(floor)] = -1
     return found
 

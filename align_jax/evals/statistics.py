@@ -3,6 +3,7 @@
 What belongs together is drawn together: the five captions of an image are no five independent examples.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -32,6 +33,7 @@ def estimate(outcome: Outcome) -> float:
     return _estimate(outcome, None)
 
 
+@functools.lru_cache(maxsize=128)  # a card and a page ask for the same
 def interval(outcome: Outcome, *, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval."""
     return _edges(draws(outcome, seed=seed))
