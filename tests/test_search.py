@@ -123,6 +123,15 @@ def test_an_index_is_built_once_and_measured_for_how_it_is_searched(model, colle
         open_index(model, collection, "hnsw", {"m": 4, "ef_search": 4}, threads=1)
 
 
+def test_an_index_is_described_as_it_is(model, collection):
+    built = open_index(model, collection, "ivf", {}, threads=1)
+    assert built.described().startswith("ivf index (nlist 1, nprobe 1), recall@10 1.000 for pictures")
+    assert open_index(model, collection, "ivf", {}, threads=1).described() == built.described()
+    found = open_index(model, collection, "ivf", {"nlist": 3, "nprobe": 2}, threads=1).described()
+    assert found.startswith("ivf index (nlist 3, nprobe 2), recall@10 ")
+    assert open_index(model, collection, "flat", {}, threads=1).described().startswith("flat index, recall@10 1.000")
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "match"),
     [
@@ -210,13 +219,14 @@ def test_what_cannot_be_searched_is_counted(model, finished_run, tmp_path):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     rows.insert(2, {"image": "broken.png", "texts": ["a broken thing"]})
     rows += [{"image": "red_cross.png", "texts": ["again"]}, {"image": "blue_line.png", "id": "", "texts": []}]
+    rows += [{"image": name, "id": "", "texts": []} for name in ("blue_cross.png", "nowhere.png", "red_cross.png")]
     rows += [{"image": "nowhere.png", "texts": []}]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = opened(model, manifest, tmp_path)
     assert dict(found.problems) == {
-        "image unreadable": 1, "image file missing": 1, "id empty": 1, "id that came before ('red_cross.png')": 1,
+        "image unreadable": 1, "image file missing": 2, "id empty": 3, "id that came before ('red_cross.png')": 1,
     }  # fmt: skip
-    assert found.left_out().startswith("1 id empty, 1 id that came before ('red_cross.png'), 1 image file missing")
+    assert found.left_out().startswith("3 id empty, 1 id that came before ('red_cross.png'), 2 image file missing")
     assert [found.about(place).id for place in range(16)] == [row["image"] for row in rows if row.get("label")]
     hnsw = Engine(model, found, open_index(model, found, "hnsw", {}, threads=1))
     exact = Engine(model, found, open_index(model, found, "exact", {}, threads=1))

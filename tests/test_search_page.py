@@ -1,7 +1,9 @@
 """The page of `align_jax.search`, as a real process: its API, what it serves and refuses, and a real browser on it."""
 
+import html
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
@@ -185,6 +187,94 @@ def test_the_api_refuses_in_a_line(client, values, match):
     with pytest.raises(Exception, match=match) as error:
         client.predict(**values, api_name="/search")
     assert "Traceback" not in str(error.value) and "root:" not in str(error.value)
+
+
+def called(server, image):
+    """What the API answers to an image as a client names it: "complete" or "error", and the data."""
+    body = json.dumps({"data": ["", "", image, 2, 2, 1, 24, -1, ""]}).encode()
+    status, answer = server.ask("POST", "/gradio_api/call/search", body, {"Content-Type": "application/json"})
+    assert status == 200, answer
+    _, answer = server.ask("GET", f"/gradio_api/call/search/{json.loads(answer)['event_id']}")
+    event, data = re.fullmatch(r"event: (\w+)\ndata: (.*)\n\n", answer.decode()).groups()
+    return event, json.loads(data)
+
+
+def uploaded(server, name, content, headers=None):
+    """(status, path or message) of an upload."""
+    body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode() + content
+    headers = {"Content-Type": "multipart/form-data; boundary=x"} | (headers or {})
+    status, answer = server.ask("POST", "/gradio_api/upload", body + b"\r\n--x--\r\n", headers)
+    return status, json.loads(answer)[0] if status == 200 else answer.decode()
+
+
+def test_the_api_reads_no_file_but_uploads(server, data, tmp_path):
+    status, own = uploaded(server, "own.png", (data / "red_cross.png").read_bytes())
+    event, answer = called(server, {"path": own})
+    assert (status, event) == (200, "complete"), answer
+    assert answer[0]["results"][0]["id"] == "red_cross.png"
+    folder = Path(own).parent
+    outside = tmp_path / "outside.png"
+    shutil.copy(data / "red_cross.png", outside)
+    large = tmp_path / "large.png"
+    large.write_bytes(b"0" * (21 << 20))
+    (folder / "link.png").symlink_to(outside)
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(folder / "pipe.png")
+    refused = [
+        "/etc/passwd", str(outside), str(large), str(tmp_path / "missing.png"), f"{folder}/missing.png", str(folder),
+        f"{folder}/link.png", f"{folder}/pipe.png", str(tmp_path / "loop.png"), f"{own}/../../../../etc/passwd",
+        f"{folder}/{os.path.relpath(outside, folder)}", os.path.relpath(outside), "pyproject.toml", "/dev/zero",
+        "/proc/self/environ", "", "a\0b", f"{own}\0", "\ud800", "a" * 10_000, None,
+    ]  # fmt: skip
+    found = {repr(path): called(server, {"path": path}) for path in refused}
+    found |= {repr(image): called(server, image) for image in ({}, {"url": own})}
+    told = [answer | {"duration": 0} for _, answer in found.values()]
+    assert told[0]["error"] == "This upload is gone; choose the picture again."
+    assert [name for name, answer in zip(found, told, strict=True) if answer != told[0]] == []
+    for path in ([own], {"path": own}, 7):
+        body = json.dumps({"data": ["", "", {"path": path}, 2, 2, 1, 24, -1, ""]}).encode()
+        assert server.ask("POST", "/gradio_api/call/search", body)[0] == 400, path
+    (folder / "large.png").write_bytes(large.read_bytes())
+    assert "at most 20 MB, found 22,020,096 bytes" in repr(called(server, {"path": f"{folder}/large.png"}))
+
+
+def test_other_sites_may_not_ask(server):
+    port = server.port
+    strangers = [
+        {"Origin": origin}
+        for origin in (
+            "http://evil.com", f"http://evil.com:{port}", "null", "", "http://127.0.0.1.evil.com", "http://localhost@evil.com",
+            f"http://evil.com/127.0.0.1:{port}", "http://evil.com#127.0.0.1", "file://", "http://[::1].evil.com",
+        )
+    ]  # fmt: skip
+    strangers += [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}]
+    strangers += [{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}]
+    for headers in strangers:
+        assert uploaded(server, "a.png", b"0", headers)[0] == 403, headers
+        assert server.ask("POST", "/gradio_api/queue/join", b"{}", headers)[0] == 403, headers
+        assert server.ask("GET", "/gradio_api/info", headers=headers)[0] == 403, headers
+    for headers in strangers[:-1]:
+        assert server.ask("GET", "/", headers=headers)[0] == 403, headers
+    assert server.ask("GET", "/", headers=strangers[-1])[0] == 200, "a link to the page"
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        for headers in ({"Origin": f"http://{host}:{port}"}, {"Origin": f"http://{host}"}):
+            assert uploaded(server, "a.png", b"0", headers | {"Sec-Fetch-Site": "same-origin"})[0] == 200, headers
+
+
+def test_names_of_this_machine(server):
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        for name in (host, f"{host}:80", f"{host}:{server.port}", host.upper()):
+            assert server.ask("GET", "/", headers={"Host": name})[0] == 200, name
+    for name in (
+        "evil.example", "evil.example:7860", "127.0.0.1.evil.example", "127.0.0.1:80:evil.example", "::1", "[::2]:80",
+        "evil@127.0.0.1", "127.0.0.1:", ":80", "",
+    ):  # fmt: skip
+        assert server.ask("GET", "/", headers={"Host": name})[0] in (400, 403), name
+
+
+def test_the_page_tells_its_address(server):
+    _, body = server.ask("GET", "/config")
+    assert f'Client("{server.address}")' in html.unescape(json.loads(body)["components"][-3]["props"]["value"])
 
 
 def test_broken_and_huge_uploads(client, server, tmp_path):

@@ -1,5 +1,7 @@
 """The fields of the page and what they do, in Gradio's terms."""
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ FORGOTTEN = (600, 3600)  # seconds between two looks for old uploads, and from w
 FIELDS = ("text", "without", "image", "text_weight", "without_weight", "image_weight", "count", "min_score", "label")
 
 
-def blocks(gradio: Any, engine: Engine, title: str) -> Any:
-    """The page, and the API of the same: `/search`."""
+def blocks(gradio: Any, engine: Engine, title: str, *, address: str, uploads: Path) -> Any:
+    """The page, and the API of the same: `/search`.
+
+    `address` is that of the page, for those who read it; no picture is read that lies outside of `uploads`.
+    """
     pages = Pages(engine)
 
     def found(*values: Any) -> str:
         try:
-            query = _query(*values)
+            query = _query(uploads, *values)
             if not query.text and not query.without and query.image is None:
                 return pages.nothing_asked()
             return pages.answer(engine.search(query))
@@ -34,7 +39,7 @@ def blocks(gradio: Any, engine: Engine, title: str) -> Any:
     ) -> dict[str, Any]:  # fmt: skip
         values = (text, without, image, text_weight, without_weight, image_weight, count, min_score, label)
         try:
-            return results.as_json(engine.search(_query(*values)))
+            return results.as_json(engine.search(_query(uploads, *values)))
         except AlignError as error:
             raise gradio.Error(str(error), print_exception=False) from error
 
@@ -51,7 +56,7 @@ def blocks(gradio: Any, engine: Engine, title: str) -> Any:
                 min_width=200, height=210, buttons=[], placeholder="Drop a picture\nor click to choose one",
             )  # fmt: skip
         shown = gradio.HTML(pages.nothing_asked(), js_on_load=None)
-        gradio.HTML(results.api(), js_on_load=None)
+        gradio.HTML(results.api(address), js_on_load=None)
         fields = [text, without, image, *numbers, label]
         # `preprocess=False`: Gradio would have Pillow open an upload, which only our decoder may.
         given: dict[str, Any] = {"preprocess": False, "concurrency_id": "search", "concurrency_limit": AT_ONCE}
@@ -100,24 +105,33 @@ def _settings(gradio: Any, engine: Engine) -> list[Any]:
         ]  # fmt: skip
 
 
-def _query(*values: Any) -> Query:
+def _query(uploads: Path, *values: Any) -> Query:
     """The values of the fields in `FIELDS`' order, as a client sent them; `Engine.search` checks them."""
     given: dict[str, Any] = dict(zip(FIELDS, values, strict=True))
     for name in ("text", "without", "label"):
         given[name] = given[name] or ""
-    given["image"] = _uploaded(given["image"])
+    given["image"] = _uploaded(uploads, given["image"])
     return Query(**given)
 
 
-def _uploaded(image: Any) -> bytes | None:
-    """The bytes of an upload: Gradio has checked that its path is one of its own."""
+def _uploaded(uploads: Path, image: Any) -> bytes | None:
+    """The bytes of an upload.
+
+    Gradio checks the path of a dict with `meta` alone, so a client may name any file here. What it may not read and
+    what is not there have one message: it says nothing of the files of this machine.
+    """
     if image is None:
         return None
+    gone = AlignError("This upload is gone; choose the picture again.")
     path = image.get("path") if isinstance(image, dict) else None
+    if not isinstance(path, str):
+        raise gone
     try:
-        data = Path(path or "").read_bytes()
-    except OSError as error:
-        raise AlignError("This upload is gone; choose the picture again.") from error
-    if len(data) > UPLOAD:
-        raise AlignError(f"Expected a picture of at most {UPLOAD >> 20} MB, found {len(data):,} bytes.")
-    return data
+        found = Path(os.path.realpath(path, strict=True))
+        if not found.is_relative_to(uploads.resolve()) or not stat.S_ISREG((facts := found.stat()).st_mode):
+            raise gone
+        if facts.st_size > UPLOAD:
+            raise AlignError(f"Expected a picture of at most {UPLOAD >> 20} MB, found {facts.st_size:,} bytes.")
+        return found.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL, or with half a surrogate pair
+        raise gone from error

@@ -40,16 +40,16 @@ class Collection:
         ids = table.column("id").combine_chunks().dictionary_encode()
         names, numbers = ids.dictionary.to_pylist(), ids.indices.to_numpy()
         readable = np.flatnonzero(skipped == "")
-        first = readable[np.unique(numbers[readable], return_index=True)[1]]
-        again = np.setdiff1d(readable, first)
-        self.rows = np.sort(first[numbers[first] != names.index("")] if "" in names else first)
+        usable = readable[numbers[readable] != names.index("")] if "" in names else readable
+        self.rows = np.sort(usable[np.unique(numbers[usable], return_index=True)[1]])
+        again = np.setdiff1d(usable, self.rows)
         self.problems: Counter[str] = Counter(source.problems)
         self.problems.update(str(reason) for reason in skipped[skipped != ""])
         if len(again):
             named = ", ".join(dict.fromkeys(repr(names[number]) for number in numbers[again[:NAMED]]))
             self.problems[f"id that came before ({named}{', ...' if len(again) > NAMED else ''})"] += len(again)
-        if len(first) > len(self.rows):
-            self.problems["id empty"] += 1
+        if len(readable) > len(usable):
+            self.problems["id empty"] += len(readable) - len(usable)
         if not len(self.rows):
             raise AlignError(f"--data: expected pictures to search, found none: {self.left_out()}")
         self.labels = table.column("label").to_numpy()[self.rows]

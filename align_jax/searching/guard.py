@@ -1,6 +1,7 @@
 """What stands before the page's server: it answers this machine alone, and fetches nothing from others."""
 
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
@@ -9,7 +10,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-HOSTS = ("127.0.0.1", "localhost")  # a stranger's name that leads here (DNS rebinding) is refused
+# Names of this machine, with a port or without: a stranger's name that leads here (DNS rebinding) is refused.
+HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
+ORIGIN = re.compile(rf"https?://{HOST.pattern}", re.IGNORECASE)
 LARGEST = 1 << 20  # bytes of a request that uploads nothing
 AROUND = 1 << 16  # bytes that stand around an upload
 # Scripts of the page are its own; a browser asks no other machine for anything, whatever a caption says.
@@ -28,7 +31,8 @@ class Guard:
     """ASGI middleware around Gradio's application.
 
     Gradio itself fetches addresses that a client names, `file=http://...` and a file whose path is one; here both are
-    refused, as is a request without a length or with too long a one.
+    refused, as is a request without a length or with too long a one, and one of a page from elsewhere: a browser sends
+    its forms, with files too, and only keeps the answer from it.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], upload: int):
@@ -60,8 +64,10 @@ class Guard:
         await guarded({"type": "http.response.body", "body": text.encode()})
 
     def _refused(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-        if headers.get(b"host", b"").decode("latin-1").rpartition(":")[0].strip("[]") not in HOSTS:
-            return 403, f"expected a request to {HOSTS[0]}"
+        if not HOST.fullmatch(headers.get(b"host", b"").decode("latin-1")):
+            return 403, "expected a request to 127.0.0.1"
+        if _is_from_elsewhere(scope, headers):
+            return 403, "expected a request of this page, or of a program"
         path = unquote(scope["path"])
         _, is_file, name = path.partition("file=")
         if (is_file and "://" in name.replace(":/", "://")) or "proxy=" in path:
@@ -74,6 +80,16 @@ class Guard:
             if int(length) > limit:
                 return 413, f"expected at most {limit:,} bytes"
         return None
+
+
+def _is_from_elsewhere(scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> bool:
+    """Whether a page of another site asks, by what its browser says; a link to this page is no such thing."""
+    origin = headers.get(b"origin")
+    if origin is not None and not ORIGIN.fullmatch(origin.decode("latin-1")):
+        return True
+    kind = headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")
+    is_link = scope["method"] == "GET" and scope["path"] == "/" and kind == (b"navigate", b"document")
+    return headers.get(b"sec-fetch-site") == b"cross-site" and not is_link
 
 
 def _is_upload(scope: MutableMapping[str, Any]) -> bool:
@@ -108,7 +124,9 @@ def _refused_body(body: bytes) -> tuple[int, str] | None:
         value = values.pop()
         if isinstance(value, dict):
             path = value.get("path")
-            if isinstance(path, str) and "://" in path:
+            if not isinstance(path, str | None):
+                return 400, "expected a path as text"
+            if path and "://" in path:
                 return 403, "nothing is fetched from elsewhere"
             values += value.values()
         elif isinstance(value, list):

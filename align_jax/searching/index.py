@@ -38,7 +38,7 @@ class Index:
 
     searchable: Searchable
     kind: str
-    options: dict[str, int]
+    options: dict[str, int]  # as they are in use
     recall: dict[str, float]  # recall@10 against exact search, for "pictures" and "captions" as queries; exact: empty
 
     def described(self) -> str:
@@ -107,7 +107,7 @@ def open_index(model: Model, collection: Collection, kind: str, options: Mapping
         known["recall"] if known and known["options"] == facts["options"] else measure(model, collection, searchable)
     )
     files.write_json(_facts(path), facts | {"recall": recall})
-    return Index(searchable, kind, facts["options"], recall)
+    return Index(searchable, kind, chosen.used(index), recall)
 
 
 def _facts(path: Path) -> Path:

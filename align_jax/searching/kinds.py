@@ -1,8 +1,8 @@
 """Kinds of FAISS index and their parameters (Douze et al. 2024, arXiv 2401.08281). All hold the vectors in full."""
 
+import dataclasses
 import importlib
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from align_jax.types import AlignError
@@ -21,7 +21,7 @@ def faiss() -> Any:
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Flat:
     """Compares all: exact, on the processor."""
 
@@ -32,8 +32,12 @@ class Flat:
     def tune(self, index: Any) -> None:
         """Sets how a search goes about it, which needs no new index."""
 
+    def used(self, index: Any) -> dict[str, int]:
+        """The options as they are in the index once it is tuned."""
+        return {}
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Hnsw:
     """A graph of near neighbours in layers (Malkov and Yashunin 2018, arXiv 1603.09320): fast, slow to build."""
 
@@ -51,8 +55,12 @@ class Hnsw:
         """Sets how a search goes about it, which needs no new index."""
         index.hnsw.efSearch = self.ef_search
 
+    def used(self, index: Any) -> dict[str, int]:
+        """The options as they are in the index once it is tuned."""
+        return dataclasses.asdict(self)
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ivf:
     """Lists of vectors around the centres of k-means (Sivic and Zisserman 2003): quick to build, small."""
 
@@ -72,6 +80,10 @@ class Ivf:
     def tune(self, index: Any) -> None:
         """Sets how a search goes about it, which needs no new index."""
         index.nprobe = min(self.nprobe, index.nlist)
+
+    def used(self, index: Any) -> dict[str, int]:
+        """The options as they are in the index once it is tuned."""
+        return {"nlist": index.nlist, "nprobe": index.nprobe}
 
 
 Kind = Flat | Hnsw | Ivf

@@ -38,10 +38,11 @@ def serve(engine: Engine, *, title: str, port: int, browser: bool) -> None:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": uploads}
         gradio = importlib.import_module("gradio")
         middleware = importlib.import_module("starlette.middleware").Middleware(Guard, upload=UPLOAD)
-        page = blocks(gradio, engine, title)
+        port = _free(port)
+        page = blocks(gradio, engine, title, address=f"http://{HOST}:{port}", uploads=Path(uploads))
         page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
         _, address, _ = page.launch(
-            server_name=HOST, server_port=_free(port), share=False, inbrowser=browser, prevent_thread_lock=True,
+            server_name=HOST, server_port=port, share=False, inbrowser=browser, prevent_thread_lock=True,
             quiet=True, allowed_paths=[], max_file_size=UPLOAD, footer_links=[], run_history=False,
             enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
             app_kwargs={"middleware": [middleware]}, theme=_theme(gradio),

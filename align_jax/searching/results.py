@@ -82,9 +82,9 @@ def as_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def api() -> str:
-    """How a program asks."""
-    return _rendered("api.html")
+def api(address: str) -> str:
+    """How a program asks the page of an address."""
+    return _rendered("api.html", address=address)
 
 
 @functools.cache
