@@ -43,7 +43,7 @@ def nearest(key: str, known: Sequence[str]) -> str:
 
 
 def call(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str, **given: Any) -> Any:
-    """`fn(**given, **section)`, where each key of the section must be a keyword argument of `fn`, with a value of its annotation."""
+    """`fn(**given, **section)`, where each key must be a keyword argument of `fn`, its value as annotated there."""
     known, needed = keywords(fn, given)
     check_keys(section, known, needed, where=where)
     check_values(fn, section, where=where)

@@ -44,13 +44,14 @@ def panels(texts=("a red thing", "a green thing"), title="Panel"):
     items = [Item(text, (RED, GREEN)[i % 2]) for i, text in enumerate(texts)]
     bare = [Item(text) for text in texts]
     count = len(texts)
+    counts = rng.integers(0, 20, (count, count))
     return [
         Grid(f"Texts to images {title}", title, [
             (query, [Hit(item, 0.5 - i / 100, i == 1) for i, item in enumerate([*items, Item("unreadable")])])
             for query in bare
         ]),
         Grid(f"Images to texts {title}", title, [(items[0], [Hit(text, 0.25, i == 0) for i, text in enumerate(bare)])]),
-        Confusion(f"Confusion {title}", title, texts, counts := rng.integers(0, 20, (count, count)), counts.sum(axis=1)),
+        Confusion(f"Confusion {title}", title, texts, counts, counts.sum(axis=1)),
         Similarity(f"Similarity {title}", title, items, items, rng.uniform(-1, 1, (count, count)).astype(np.float32)),
         Curves(f"Curves {title}", title, "K", "recall", {text: [(1, 0.1), (10, 0.4), (100, 1)] for text in texts}),
         Map(f"Map {title}", title, rng.normal(size=(count, 4)).astype(np.float32), items, texts),
@@ -333,10 +334,8 @@ def test_a_class_has_all_its_examples_and_a_large_matrix_its_first_rows(tmp_path
     scores = np.eye(40) - 1e-3
     scores[3, 39] = 2
     many = [Item(f"item {i}") for i in range(40)]
-    shown = [
-        Confusion("Confusion", "", ["class 7", "class 93"], counts, totals),
-        Similarity("Similarity", "", many, many, scores),
-    ]
+    confusion = Confusion("Confusion", "", ["class 7", "class 93"], counts, totals)
+    shown = [confusion, Similarity("Similarity", "", many, many, scores)]
     with browser.page(java_script_enabled=False) as tab:
         opened(tab, write(tmp_path, shown=shown))
         rows = [row.inner_text().split("\t") for row in tab.locator("#panel-1 tbody tr").all()]
