@@ -1,13 +1,17 @@
 """Configs are Python files with `get_config()`. Every key is checked against what will consume it.
 
 A section of a config is the keyword arguments of one callable; `call` refuses a key that the callable does not take and
-says which one was probably meant, before anything is compiled. The resolved config stands beside the run.
+says which one was probably meant, and a value that its annotation excludes, before anything is compiled. The resolved
+config stands beside the run.
 """
 
 import difflib
 import inspect
 import json
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,12 @@ FREE_ON_RESUME = ("log_every", "steps_ahead", "checkpoint", "evals", "evaluate_e
                   "task.loss_form", "task.loss_block", "task.gather", "task.split", "task.image.remat",
                   "task.text.remat", "task.image.scan", "task.text.scan")  # fmt: skip
 
+# Annotation -> (one of it, several of it), as an error names them: the kinds of values that are checked.
+NAMES = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers"), str: ("a text", "texts"),
+         bool: ("True or False", "True or False each"), dict: ("a section", "sections"),
+         Mapping: ("a section", "sections"), types.NoneType: ("None", "None each")}  # fmt: skip
+LISTS = (list, tuple, Sequence)
+
 
 def nearest(key: str, known: Sequence[str]) -> str:
     """'; did you mean ...?' or the list of what is known."""
@@ -33,9 +43,10 @@ def nearest(key: str, known: Sequence[str]) -> str:
 
 
 def call(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str, **given: Any) -> Any:
-    """`fn(**given, **section)`, where each key of the section must be a keyword argument of `fn`."""
+    """`fn(**given, **section)`, where each key must be a keyword argument of `fn`, its value as annotated there."""
     known, needed = keywords(fn, given)
     check_keys(section, known, needed, where=where)
+    check_values(fn, section, where=where)
     return fn(**given, **section)
 
 
@@ -58,6 +69,48 @@ def check_keys(section: Mapping[str, Any], known: Sequence[str], needed: Sequenc
     for key in needed:
         if key not in section:
             raise AlignError(f"{where}: missing key {key!r}; set it in the config")
+
+
+def check_values(fn: Callable[..., Any], section: Mapping[str, Any], *, where: str) -> None:
+    """Refuses values that the annotations of `fn` exclude: those made of `NAMES`, lists of them, and unions.
+
+    What is annotated otherwise is for `fn` to check; a default is always taken. An int is a float, but a bool is no
+    int, and a text no list of texts.
+    """
+    try:
+        parameters = inspect.signature(fn, eval_str=True).parameters
+    except NameError:  # of an import for type checkers alone
+        return
+    for key, value in section.items():
+        if key in parameters and value is not parameters[key].default and not fits(value, parameters[key].annotation):
+            annotation = parameters[key].annotation
+            raise AlignError(f"{where}.{key}: expected {_wanted(annotation)}, found {value!r}")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether the annotation allows the value, as far as `check_values` understands it."""
+    origin, inside = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inside)
+    if origin in (Mapping, dict):
+        return isinstance(value, Mapping | ConfigDict)
+    if origin in LISTS:
+        if origin is tuple and inside[1:] != (...,):  # each place has an annotation of its own
+            return True
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(fits(v, *inside[:1]) for v in value)
+    if origin in (int, float):
+        return isinstance(value, Integral if origin is int else Real) and not isinstance(value, bool)
+    return origin not in NAMES or isinstance(value, origin)
+
+
+def _wanted(annotation: Any, number: int = 0) -> str:
+    """'a number or a list of texts'; `number` 1 of several."""
+    origin, inside = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_wanted(one, number) for one in inside)
+    if origin in LISTS:
+        return f"{('a list', 'lists')[number]} of {_wanted(inside[0], 1)}" if inside else ("a list", "lists")[number]
+    return NAMES[origin][number] if origin in NAMES else "values that it takes"
 
 
 def check(config: Config) -> None:

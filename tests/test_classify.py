@@ -357,8 +357,8 @@ def test_ties_are_pessimistic():
     ("rows", "options", "message"),
     [
         ([{"label": "a"}, {"label": "z"}], {}, "expected classes that the run was trained on, as 'a', found 'z'"),
-        ([{}, {}], {}, "as 'a', found no classes"),
-        ([{"label": "a"}, {}], {}, "expected a label of each record, found none of 1.png"),
+        ([{}, {}], {}, "expected a source with classes, found none"),
+        ([{"label": "a"}, {}], {}, "expected a label for each record, found none for 1 of 2, first '1.png'"),
         ([{"label": "a"}], {"at": (0, 1)}, r"evals\.e\.at: expected numbers of at least 1"),
     ],
 )

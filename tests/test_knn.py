@@ -122,6 +122,11 @@ def test_pictures_of_the_last_run(queries, bank, tmp_path):
     [
         ({"k": (0, 1)}, "numbers of neighbours of at least 1"),
         ({"k": ()}, "numbers of neighbours of at least 1"),
+        ({"k": 1}, r"evals\.e\.k: expected a list of whole numbers, found 1"),
+        ({"k": ("1",)}, r"evals\.e\.k: expected a list of whole numbers, found \('1',\)"),
+        ({"k": (1.5,)}, "k: expected a list of whole numbers"),
+        ({"temperature": "a"}, r"evals\.e\.temperature: expected a number, found 'a'"),
+        ({"source": "emoji"}, r"evals\.e\.source: expected a section, found 'emoji'"),
         ({"k": (151,)}, r"expected at most the 150 images of the bank manifest.*found 151"),
         ({"k": (150,)}, r"expected at most the 149 images of the bank"),  # at run: one of them is unreadable
         ({"weighting": "most"}, "expected one of .*'majority'"),
@@ -142,6 +147,16 @@ def test_classes_must_be_the_same(bank, tmp_path):
     bare.write_text('{"image": "0.png", "text": "x", "label": "bee"}\n{"image": "1.png", "text": "x"}\n')
     with pytest.raises(AlignError, match=r"evals\.e\.source: expected a label for each .* 1 of 2, first '1\.png'"):
         evaluator(section({"name": "manifest", "path": str(bare)}, bank), tmp_path)
+
+
+def test_a_record_of_both_does_not_find_itself(queries, tmp_path):
+    part = queries | {"share": 0.5}
+    alone = results(section(queries, queries), tmp_path)["e/R@1"]
+    found = results(section(part, queries), tmp_path)["e/R@1"]
+    ids, own = (embedder().open(options).ids().to_pylist() for options in (queries, part))
+    right = dict(zip([name for name in ids if name != "n3"], alone.outcome.values, strict=True))
+    assert found.outcome.values.tolist() == [right[name] for name in own if name in right] and 0 < found.value < 1
+    assert f"({len(own)} are in both and do not find themselves)" in found.protocol
 
 
 def test_what_was_embedded_is_read_from_disk(bank, tmp_path, monkeypatch):

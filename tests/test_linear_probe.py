@@ -233,8 +233,15 @@ def test_features_are_kept_and_shared_with_knn(train, asked, tmp_path):
         ({"solver": {"name": "lbgfs"}}, r"evals\.e\.solver\.name: found 'lbgfs'; did you mean 'lbfgs'"),
         ({"solver": {}}, "solver.name: found None"),
         ({"solver": {"name": "sgd", "l2": 1.0}}, "solver: unknown key 'l2'"),
-        (lbfgs(l2=(1.0, 0.0)), r"evals\.e\.solver: expected l2 and tolerance above 0"),
-        (lbfgs(l2=()), "expected l2 and tolerance above 0"),
+        (lbfgs(l2=(1.0, 0.0)), r"evals\.e\.solver: expected finite l2 and tolerance above 0"),
+        (lbfgs(l2=()), "expected finite l2 and tolerance above 0"),
+        (lbfgs(l2=(float("nan"), 1.0)), "expected finite l2"),
+        (lbfgs(l2="auto"), r"evals\.e\.solver\.l2: expected a number or a list of numbers, found 'auto'"),
+        ({"solver": "lbfgs"}, r"evals\.e\.solver: expected a section, found 'lbfgs'"),
+        ({"validation": "held_out"}, r"evals\.e\.validation: expected a section or a number, found 'held_out'"),
+        ({"seed": -1}, r"evals\.e\.seed: expected a whole number of at least 0, found -1"),
+        ({"standardise": 1}, r"evals\.e\.standardise: expected True or False, found 1"),
+        ({"solver": {"name": "sgd", "seed": -1}}, r"evals\.e\.solver\.seed: expected a whole number of at least 0"),
         ({"solver": {"name": "sgd", "momentum": 1.0}}, r"evals\.e\.solver: expected learning_rate above 0"),
         ({"validation": 0.0}, r"evals\.e\.validation: expected a source, or a share between 0 and 1.*holds out 0"),
         ({"validation": 0.001}, "holds out 0"),
@@ -253,7 +260,7 @@ def test_wrong_data_are_refused(train, asked, tmp_path):
         evaluator(section(other, train), tmp_path)
     with pytest.raises(AlignError, match=r"evals\.e\.validation: expected the classes of"):
         evaluator(section(asked, train, validation=other), tmp_path)
-    for options in ({"train": asked}, {"validation": asked}):
+    for options in ({"train": asked}, {"validation": asked}, {"train": asked | {"share": 0.9}}):
         with pytest.raises(
             AlignError, match=rf"evals\.e\.{min(options)}: expected other images than those of the source"
         ):

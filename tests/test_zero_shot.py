@@ -242,6 +242,7 @@ def test_panels_show_the_worst_classes_and_drawn_images(source, tmp_path):
         ({"templates": ("{}", "")}, "expected texts, found"),
         ({"templates": "imagenet"}, "no templates of 'imagenet' in 'en'; did you mean 'imagenet1k'"),
         ({"templates": "imagenet1k", "language": "de"}, "expected language to be one of"),
+        ({"templates": ("a {} {x}",)}, r"expected no braces but those of {} in a template, found 'a {} {x}'"),
         ({"templates": "none.json"}, r"expected a JSON file at none.json, found .* No such file"),
         ({"classes": ("red",)}, r"evals\.z\.classes: expected a name for each of 7 classes .* found 1 names"),
         ({"classes": "cifar10"}, "no classes of 'cifar10' in 'en'"),
@@ -256,11 +257,17 @@ def test_a_wrong_section_is_refused(section, message, source, tmp_path):
         make(tmp_path, source=source, **section)
 
 
+def test_a_file_nested_too_deep_is_refused(source, tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(AlignError, match=r"evals\.z\.templates: expected a JSON file at .*deep\.json"):
+        make(tmp_path, source=source, templates=str(tmp_path / "deep.json"))
+
+
 def test_records_without_a_label_are_named(tmp_path):
     source = write_source(tmp_path, ["red", "blue", None, None])
-    with pytest.raises(AlignError, match="label from 0 to 1 of each record, found -1 of record record-2, one of 2"):
+    with pytest.raises(AlignError, match="expected a label for each record, found none for 2 of 4, first 'record-2'"):
         make(tmp_path, source=source)
-    with pytest.raises(AlignError, match=r"evals\.z\.source: expected classes, found none"):
+    with pytest.raises(AlignError, match=r"evals\.z\.source: expected a source with classes, found none"):
         make(tmp_path, source=write_source(tmp_path, [None]))
 
 

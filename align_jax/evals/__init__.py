@@ -51,6 +51,9 @@ def make(
                 f"evals.{name}: needs {missing[0]!r}, the task offers {sorted(functions)}; a model without that tower "
                 f"has no such results, leave {name} out"
             )
+        seed = options.get("seed", 0)
+        if isinstance(seed, int) and seed < 0:
+            raise AlignError(f"evals.{name}.seed: expected a whole number of at least 0, found {seed}")
         given = {"embedder": embedder, "name": name, "folder": workdir}
         found.append(call(KINDS[kind], options, where=f"evals.{name}", **given))
     return found

@@ -7,10 +7,10 @@ import numpy as np
 
 from align_jax import provenance
 from align_jax.data.labelled import Labelled
-from align_jax.data.source import Source
 from align_jax.evals import statistics
 from align_jax.evals.confusion import worst_confusions
 from align_jax.evals.embedding import Embedder, left_out, protocol_of
+from align_jax.evals.labelled import open_labelled
 from align_jax.evals.panels import Panel
 from align_jax.types import AlignError, Evaluator, ModelState, Outcome, Params, Result
 
@@ -28,11 +28,12 @@ class Accuracy(Evaluator):
         if not isinstance(embedder.pairs, Labelled):
             raise AlignError(f"evals.{name}: expected a run on labelled images, found one on images with texts")
         self._embedder, self._name, self._view = embedder, name, embedder.pairs.view
-        self._source, self._classes = embedder.open(source), embedder.pairs.classes
+        data = open_labelled(embedder, source, where=f"evals.{name}.source")
+        self._source, self._classes, self._ids = data.source, embedder.pairs.classes, data.ids
         if not at or min(at) < 1:
             raise AlignError(f"evals.{name}.at: expected numbers of at least 1, found {at}")
         self._at = tuple(k for k in sorted({*at}) if k < len(self._classes))
-        self._labels, self._ids = _labels(self._source, self._classes, where=f"evals.{name}.source")
+        self._labels = _places(data.classes, self._classes, where=f"evals.{name}.source")[data.labels]
         self._protocol = f"{protocol_of(source)}: {len(self._classes)} classes, {self._view.protocol}, ties pessimistic"
         self._last: tuple[np.ndarray, np.ndarray] | None = None  # labels and guesses
 
@@ -44,7 +45,7 @@ class Accuracy(Evaluator):
         logits, labels = logits[read], self._labels[read]
         self._last = labels, logits.argmax(axis=1)
         rank = ranks(logits, labels)
-        ids = statistics.digest(self._ids[i] for i in read)
+        ids = statistics.digest(self._ids[read])
         facts = {"data": provenance.digest(self._source), "crop": self._view.protocol}
         found = {f"top{k}": Outcome((rank < k).astype(np.float32), ids=ids) for k in self._at}
         found["mean_per_class"] = Outcome((rank < 1).astype(np.float32), parts=labels, ids=ids)
@@ -67,18 +68,12 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (logits >= own).sum(axis=1) - 1
 
 
-def _labels(source: Source, classes: tuple[str, ...], *, where: str) -> tuple[np.ndarray, list[str]]:
-    """(the places among `classes` of the records' classes, int [n], their ids)."""
-    unknown = [name for name in source.classes if name not in classes]
-    if not source.classes or unknown:
-        found = f"{unknown[0]!r}" if unknown else "no classes"
-        raise AlignError(f"{where}: expected classes that the run was trained on, as {classes[0]!r}, found {found}")
-    place = [classes.index(name) for name in source.classes]
-    labels, ids = np.empty(len(source), np.int64), []
-    for index in range(len(source)):
-        record = source.about(index)
-        if record.label < 0:
-            raise AlignError(f"{where}: expected a label of each record, found none of {record.id}")
-        labels[index] = place[record.label]
-        ids.append(record.id)
-    return labels, ids
+def _places(known: tuple[str, ...], classes: tuple[str, ...], *, where: str) -> np.ndarray:
+    """Of a source's classes among those of the run, int [len(known)]."""
+    place_of = {name: place for place, name in enumerate(classes)}
+    unknown = [name for name in known if name not in place_of]
+    if unknown:
+        raise AlignError(
+            f"{where}: expected classes that the run was trained on, as {classes[0]!r}, found {unknown[0]!r}"
+        )
+    return np.array([place_of[name] for name in known])

@@ -6,7 +6,7 @@ import numpy as np
 
 from align_jax.evals.panels import Confusion
 
-MOST = 20  # classes of a picture
+MOST = 16  # classes that a person can read
 
 
 def worst_confusions(
@@ -39,4 +39,4 @@ def worst_confusions(
         f"{len(shown)} of {count} classes, the worst first, each before what it is most often taken for; they hold "
         f"{int((inside & wrong).sum())} of {int(wrong.sum())} errors in {len(labels)} guesses"
     )
-    return Confusion(title, note, [classes[c] for c in shown], counts)
+    return Confusion(title, note, [classes[c] for c in shown], counts, asked[shown])

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from align_jax import config as configs
@@ -56,6 +57,8 @@ class Embedder:
 
     def open(self, source: Mapping[str, Any]) -> Source:
         """The source of these options; the same one for the same options, so that evaluators share it."""
+        if not isinstance(source, Mapping | ConfigDict):
+            raise AlignError(f"source: expected a section, as {{'name': ...}}, found {source!r}")
         key = json.dumps(configs.plain(source), sort_keys=True)
         if key not in self._opened:
             self._opened[key] = sources.make(**source)

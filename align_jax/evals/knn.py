@@ -9,7 +9,7 @@ import numpy as np
 from align_jax.evals.blockwise import Blockwise
 from align_jax.evals.confusion import worst_confusions
 from align_jax.evals.embedding import Embedder
-from align_jax.evals.labelled import Embedded, Labelled, open_labelled, reader, refuse_other_classes
+from align_jax.evals.labelled import Embedded, Labelled, known_too, open_labelled, reader, refuse_other_classes
 from align_jax.evals.panels import Grid, Hit, Item, Panel, picture
 from align_jax.types import AlignError, Evaluator, ModelState, Outcome, Params, Result
 
@@ -45,7 +45,7 @@ class KNN(Evaluator):
         k: tuple[int, ...] = (1,), weighting: str = "recall", temperature: float = 0.07, features: str = "embedding",
         cache: bool = False,
     ):  # fmt: skip
-        """`source` asks, `bank` answers; where they are the same, a record never finds itself, nor others of its id.
+        """`source` asks, `bank` answers; a record that is in both never finds itself, nor others of its id.
 
         Args:
           weighting: "recall", the paper's: the label is among those of the K neighbours; "majority": it has most
@@ -60,7 +60,7 @@ class KNN(Evaluator):
             raise AlignError(f"{where}.k: expected numbers of neighbours of at least 1, found {k}")
         if weighting not in WEIGHTINGS:
             raise AlignError(f"{where}.weighting: expected one of {list(WEIGHTINGS)}, found {weighting!r}")
-        if temperature <= 0:
+        if not temperature > 0:
             raise AlignError(f"{where}.temperature: expected a number above 0, found {temperature}")
         self._weighting, self._temperature, self._features = weighting, temperature, features
         self._read = reader(embedder, folder=folder, features=features, cache=False, where=where)
@@ -69,8 +69,12 @@ class KNN(Evaluator):
         self._bank = open_labelled(embedder, bank, where=f"{where}.bank")
         refuse_other_classes(self._asked, self._bank, where=f"{where}.source")
         self._same = self._asked.source is self._bank.source
-        self._number, times = np.unique(self._bank.ids.astype(str), return_inverse=True, return_counts=True)[1:]
-        self._own = int(times.max()) if self._same else 0  # neighbours that a query may have to pass over
+        both = known_too(self._asked, self._bank)
+        ids = np.concatenate([self._bank.ids, self._asked.ids]).astype(str)
+        number, itself = np.split(np.unique(ids, return_inverse=True)[1], [len(self._bank.ids)])
+        self._number, self._itself = number, np.where(both, itself, -1)
+        self._both = int(both.sum())
+        self._own = int(np.bincount(number, minlength=len(ids))[itself[both]].max(initial=0))  # neighbours to pass over
         self._refuse_small(len(self._bank.labels))
         self._last: Neighbours | None = None
 
@@ -78,7 +82,7 @@ class KNN(Evaluator):
         others = count - self._own
         if self._k[-1] > others:
             raise AlignError(
-                f"evals.{self._name}.k: expected at most the {others} {'other ' if self._same else ''}images of the "
+                f"evals.{self._name}.k: expected at most the {others} {'other ' if self._own else ''}images of the "
                 f"bank {self._bank.name}, found {self._k[-1]}"
             )
 
@@ -102,6 +106,8 @@ class KNN(Evaluator):
 
     def _protocol(self, asked: Embedded, bank: Embedded) -> str:
         others = "the others of them" if self._same else f"{len(bank.rows)} of {self._bank.name}{bank.left_out}"
+        if self._both and not self._same:
+            others += f" ({self._both} are in both and do not find themselves)"
         compared = "embeddings" if self._features == "embedding" else "features before the projection"
         return (
             f"{self._asked.name}: {len(asked.rows)} images{asked.left_out}, against {others}, cosine of {compared}, "
@@ -114,9 +120,8 @@ class KNN(Evaluator):
         rows = _unit(bank.rows)
         search = Blockwise(self._embedder.mesh, rows if self._same else _unit(asked.rows), rows)
         scores, found = search.nearest(self._k[-1] + self._own)
-        if self._same:
-            number = self._number[bank.index]
-            itself = number[found] == number[:, None]
+        if self._own:
+            itself = self._number[bank.index][found] == self._itself[asked.index][:, None]
             others = np.argsort(itself, axis=1, kind="stable")[:, : self._k[-1]]
             scores, found = (np.take_along_axis(x, others, axis=1) for x in (scores, found))
         return Neighbours(asked, bank, scores, found)
@@ -134,8 +139,9 @@ class KNN(Evaluator):
         near = self._last
         guesses = near.labels[:, 0] if self._weighting == "recall" else self._vote(near, self._k[-1])
         by = "the nearest image" if self._weighting == "recall" else f"{self._k[-1]} neighbours"
-        title = f"{self._name}: worst classes by {by}"
-        yield worst_confusions(near.asked.labels, guesses, self._asked.classes, title=title)
+        if (guesses != near.asked.labels).any():
+            title = f"{self._name}: worst classes by {by}"
+            yield worst_confusions(near.asked.labels, guesses, self._asked.classes, title=title)
         drawn = sorted(np.random.default_rng(0).permutation(len(guesses))[:SHOWN].tolist())
         title, note = f"{self._name}: nearest images", "drawn at random; right = of the same class"
         yield Grid(title, note, [self._shown(near, query) for query in drawn])

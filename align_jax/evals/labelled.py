@@ -16,6 +16,7 @@ from align_jax.evals.statistics import digest
 from align_jax.types import AlignError, ModelState, Params
 
 FUNCTIONS = {"embedding": "embed_images", "features": "image_features"}  # by the option `features`
+NUMBERED = ("tfds", "vtab")  # readers whose ids are places in a split, which say nothing of another split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +68,8 @@ def open_labelled(embedder: Embedder, options: Mapping[str, Any], *, where: str)
     if len(outside):
         raise AlignError(
             f"{where}: expected a label for each record, found none for {len(outside)} of {len(labels)}, first "
-            f"{ids[outside[0]]!r}; give each one of the {len(source.classes)} classes"
+            f"{ids[outside[0]]!r}; give each one of the {len(source.classes)} classes, or leave "
+            "them out by a filter"
         )
     return Labelled(options, source, labels, ids)
 
@@ -77,6 +79,18 @@ def _records(source: Source) -> tuple[np.ndarray, np.ndarray]:
     """(labels, ids) of all records: some sources read each record for them, so this happens once."""
     found = [source.about(index) for index in range(len(source))]
     return np.array([record.label for record in found]), np.array([record.id for record in found], object)
+
+
+def known_too(asked: Labelled, known: Labelled) -> np.ndarray:
+    """bool [n]: the records of `asked` that `known` has too: of the same files, with the same id and label."""
+    if asked.source is known.source:
+        return np.ones(len(asked.ids), bool)
+    reader, other = asked.options["name"], known.options["name"]
+    files = [{(file.name, file.digest) for file in data.source.files()} for data in (asked, known)]
+    if reader != other or reader in NUMBERED or files[0].isdisjoint(files[1]):
+        return np.zeros(len(asked.ids), bool)
+    label_of = dict(zip(known.ids, known.labels, strict=True))
+    return np.array([label_of.get(name) == label for name, label in zip(asked.ids, asked.labels, strict=True)])
 
 
 def refuse_other_classes(asked: Labelled, known: Labelled, *, where: str) -> None:

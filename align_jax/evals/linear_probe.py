@@ -10,7 +10,7 @@ from align_jax.config import call, nearest
 from align_jax.evals import statistics
 from align_jax.evals.confusion import worst_confusions
 from align_jax.evals.embedding import Embedder
-from align_jax.evals.labelled import Embedded, Labelled, open_labelled, reader, refuse_other_classes
+from align_jax.evals.labelled import Embedded, Labelled, known_too, open_labelled, reader, refuse_other_classes
 from align_jax.evals.logistic import predict
 from align_jax.evals.panels import Panel
 from align_jax.evals.probe_solvers import SOLVERS, Solver
@@ -59,10 +59,11 @@ class LinearProbe(Evaluator):
             self._share = float(validation)
             held_out(self._train.labels, self._share, seed, where=f"{where}.validation")
         for option, data in (("train", self._train), ("validation", self._validation)):
-            if data is not None and data.source is self._asked.source:
+            both = int(known_too(self._asked, data).sum()) if data is not None else 0
+            if data is not None and both:
                 raise AlignError(
-                    f"{where}.{option}: expected other images than those of the source, found {data.name}; a probe is "
-                    "asked about what it has not seen"
+                    f"{where}.{option}: expected other images than those of the source, found {data.name} with {both} "
+                    "of them; a probe is asked about what it has not seen"
                 )
         self._last: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -121,7 +122,7 @@ class LinearProbe(Evaluator):
 
     def panels(self) -> Iterator[Panel]:
         """The worst classes."""
-        if self._last is not None:
+        if self._last is not None and (self._last[0] != self._last[1]).any():
             yield worst_confusions(*self._last, self._train.classes, title=f"{self._name}: worst classes")
 
 

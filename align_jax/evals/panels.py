@@ -41,12 +41,16 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """counts int [C, C]: examples of a class (row) that were taken for another (column)."""
+    """counts int [C, C]: examples of a class (row) that were taken for another (column).
+
+    totals int [C]: all examples of a class, also those that were taken for a class that is not shown.
+    """
 
     title: str
     note: str
     classes: Sequence[str]
     counts: np.ndarray
+    totals: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,9 +45,9 @@ class Lbfgs(Solver):
         A fit ends where the norm of its gradient is at most `tolerance` of that at zero weights, or after `steps`.
         """
         given = [l2] if isinstance(l2, int | float) else list(l2)
-        if not given or min(given) <= 0 or tolerance <= 0 or steps < 1:
+        if not given or not all(0 < value < np.inf for value in [*given, tolerance]) or steps < 1:
             raise AlignError(
-                f"{within}: expected l2 and tolerance above 0 and steps of at least 1, found {l2}, {tolerance} and "
+                f"{within}: expected finite l2 and tolerance above 0, steps of at least 1, found {l2}, {tolerance} and "
                 f"{steps}"
             )
         self._l2 = sorted({float(value) for value in given}, reverse=True)
@@ -98,7 +98,10 @@ class Sgd(Solver):
         epochs: int = 100, decay: float = 0.2, every: int = 30, seed: int = 0,
     ):  # fmt: skip
         """The learning rate is multiplied by `decay` after each `every` epochs; `seed` draws their orders."""
-        if learning_rate <= 0 or not 0 <= momentum < 1 or min(batch_size, epochs, every) < 1 or not 0 < decay <= 1:
+        if seed < 0:
+            raise AlignError(f"{within}.seed: expected a whole number of at least 0, found {seed}")
+        whole = min(batch_size, epochs, every)
+        if not 0 < learning_rate < np.inf or not 0 <= momentum < 1 or whole < 1 or not 0 < decay <= 1:
             raise AlignError(
                 f"{within}: expected learning_rate above 0, 0 <= momentum < 1, batch_size, epochs, every of at least 1 "
                 f"and 0 < decay <= 1, found {learning_rate}, {momentum}, {batch_size}, {epochs}, {every} and {decay}"

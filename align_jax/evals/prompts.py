@@ -52,6 +52,8 @@ def load(kind: Kind, given: str | Sequence[str], *, language: str, where: str) -
         for template in found:
             if "{}" not in template:
                 raise AlignError(f"{where}: expected {{}} in place of the class in each template, found {template!r}")
+            if re.search("[{}]", template.replace("{}", "")):
+                raise AlignError(f"{where}: expected no braces but those of {{}} in a template, found {template!r}")
     return found
 
 
@@ -164,7 +166,7 @@ def _of_package(kind: Kind, name: str, language: str, where: str) -> Any:
 def _read(path: Path, where: str) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AlignError(f"{where}: expected a JSON file at {path}, found {error}") from error
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from align_jax import provenance
 from align_jax.data.filter import Filtered
-from align_jax.data.source import Source
 from align_jax.evals import prompts, statistics
 from align_jax.evals.blockwise import Blockwise
 from align_jax.evals.confusion import worst_confusions
 from align_jax.evals.embedding import Embedder, left_out, protocol_of
+from align_jax.evals.labelled import open_labelled
 from align_jax.evals.panels import Grid, Hit, Item, Panel, picture
 from align_jax.evals.prompts import Prompts
 from align_jax.types import AlignError, Evaluator, ModelState, Outcome, Params, Result
@@ -52,12 +52,10 @@ class ZeroShot(Evaluator):
         "present" for those that a record has. `seed` draws the images of the panels.
         """
         where = f"evals.{name}"
-        whole = embedder.open(source)
-        if not whole.classes:
-            raise AlignError(f"{where}.source: expected classes, found none; name the label of its records")
+        data = open_labelled(embedder, source, where=f"{where}.source")
+        whole, labels = data.source, data.labels
         filled = prompts.load("templates", templates, language=language, where=f"{where}.templates")
         names = _names(whole.classes, classes, language, where=f"{where}.classes")
-        labels, ids = _labels(whole, where=f"{where}.source")
         chosen = _chosen(whole.classes, labels, subset, where=f"{where}.subset")
         place = np.full(len(names), -1)
         place[chosen] = np.arange(len(chosen))
@@ -66,7 +64,7 @@ class ZeroShot(Evaluator):
 
         self._embedder, self._name, self._seed = embedder, name, seed
         self._source = Filtered(whole, kept) if others else whole
-        self._labels, self._ids = place[labels[kept]], [ids[i] for i in kept]
+        self._labels, self._ids = place[labels[kept]], data.ids[kept]
         self._prompts = Prompts(tuple(names[i] for i in chosen), filled)
         self._guesses: Guesses | None = None
         part = f" of {len(names)} ({'those present' if subset == 'present' else 'a list'})" if subset else ""
@@ -91,7 +89,7 @@ class ZeroShot(Evaluator):
         best, classes = scores.nearest(TOP)
         self._guesses = Guesses(read, labels, classes, best)
         rank = ranks(scores, labels, self._prompts.names)
-        ids = statistics.digest(self._ids[i] for i in read)
+        ids = statistics.digest(self._ids[read])
         facts = {
             "data": provenance.digest(self._source),
             "prompts": self._prompts.digest(),
@@ -167,22 +165,6 @@ def _names(known: Sequence[str], given: str | Sequence[str], language: str, *, w
     names = prompts.load("classes", given, language=language, where=where)
     listed = isinstance(given, str) and not given.endswith(".json") and language == "en"
     return prompts.match(names, known, alike=listed, where=where)
-
-
-def _labels(source: Source, *, where: str) -> tuple[np.ndarray, list[str]]:
-    """(labels int [n], ids) of all records."""
-    labels, ids = np.empty(len(source), np.int64), []
-    for index in range(len(source)):
-        record = source.about(index)
-        labels[index] = record.label
-        ids.append(record.id)
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(source.classes)))
-    if len(wrong):
-        raise AlignError(
-            f"{where}: expected a label from 0 to {len(source.classes) - 1} of each record, found {labels[wrong[0]]} "
-            f"of record {ids[wrong[0]]}, one of {len(wrong)}; give another split, or leave them out by a filter"
-        )
-    return labels, ids
 
 
 def _chosen(known: Sequence[str], labels: np.ndarray, subset: str | Sequence[str], *, where: str) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 from align_jax.evals.drawing.thumbnails import Shown, Thumbnails
 from align_jax.evals.panels import Confusion, Similarity
 
-CLASSES = 16  # of a confusion matrix that a person can read
 BATCH = 32  # rows and columns of a similarity matrix
 SHADES = 20
 
@@ -35,11 +34,11 @@ class ClassRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ConfusionDrawing:
-    """Of `total` classes those of the largest confusions."""
+    """A row of each class; `others` where some were taken for classes that are not shown."""
 
     classes: list[str]
     rows: list[ClassRow]
-    total: int
+    others: bool
 
 
 class ItemRow(NamedTuple):
@@ -67,29 +66,12 @@ class SimilarityDrawing:
 
 def confusion(panel: Confusion) -> ConfusionDrawing | None:
     """None of no classes."""
-    counts = np.asarray(panel.counts)
-    chosen, totals = worst(counts, CLASSES), counts.sum(axis=1).tolist()
+    counts, totals = np.asarray(panel.counts).tolist(), np.asarray(panel.totals).tolist()
     rows = []
-    for at, row in enumerate(chosen):
-        values, total = counts[row, chosen].tolist(), totals[row]
+    for at, (name, values, total) in enumerate(zip(panel.classes, counts, totals, strict=True)):
         cells = [Cell(value, _shade(math.sqrt(value / max(total, 1))), at == j) for j, value in enumerate(values)]
-        rows.append(
-            ClassRow(panel.classes[row], cells, total - sum(values), total, values[at] / total if total else None)
-        )
-    return ConfusionDrawing([row.name for row in rows], rows, len(counts)) if rows else None
-
-
-def worst(counts: np.ndarray, most: int) -> list[int]:
-    """At most `most` classes, those of the largest confusions, so that neighbours are often confused; all of few.
-
-    Where nothing is confused, the first classes.
-    """
-    if len(counts) <= most:
-        return list(range(len(counts)))
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[: most * most]
-    pairs = np.stack(np.unravel_index(order[wrong.ravel()[order] > 0], wrong.shape), axis=1)
-    return list(dict.fromkeys(pairs.ravel().tolist()))[:most] or list(range(most))
+        rows.append(ClassRow(name, cells, total - sum(values), total, values[at] / total if total else None))
+    return ConfusionDrawing(list(panel.classes), rows, any(row.others for row in rows)) if rows else None
 
 
 def similarity(panel: Similarity, thumbnails: Thumbnails) -> SimilarityDrawing | None:
