@@ -13,11 +13,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 HERE = ("127.0.0.1", "localhost")
 
 
-def program() -> str:
-    """The path of the browser; AssertionError where none is installed: a test of a page needs one, and says so."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    assert found, f"tests of pages need a browser: expected one of {', '.join(NAMES)} on the path, found none"
-    return found
+def program() -> str | None:
+    """The path of this machine's browser; None for playwright's own, without which a test of a page fails and says so."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @contextmanager
