@@ -14,7 +14,7 @@ HERE = ("127.0.0.1", "localhost")
 
 
 def program() -> str | None:
-    """The path of this machine's browser; None for playwright's own, without which a test of a page fails and says so."""
+    """The path of this machine's browser; None for playwright's own, without which a test fails and says so."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
