@@ -4,16 +4,17 @@
 source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
-  prove | plan | kill | fuzz) ;;
+  prove | hosts | plan | kill | fuzz) ;;
   *)
     cat <<'HELP'
 bash launch/soak.sh prove                  all ways to compute the losses and a step against plain ones, in float64 and float32
+bash launch/soak.sh hosts                  two processes of two devices against four of one, bit for bit
 bash launch/soak.sh plan                   configs/align_l2.py compiled for v3, v4, v5p and v6e; fails where it does not fit
 bash launch/soak.sh kill [--kills=100]     a run that is killed again and again against one that is left alone
 bash launch/soak.sh fuzz [--count=10000]   mutated pictures, tar and TFRecord shards, as many of each
 HELP
     [[ "${1:---help}" == -* ]] && exit 0
-    echo "error: expected prove, plan, kill or fuzz, found $1" >&2
+    echo "error: expected prove, hosts, plan, kill or fuzz, found $1" >&2
     exit 2
     ;;
 esac
@@ -25,6 +26,7 @@ case "$what" in
     PYTHONPATH=. .venv/bin/python tests/prove_losses.py --all
     PYTHONPATH=. .venv/bin/python tests/prove_step.py --all
     ;;
+  hosts) .venv/bin/python -m pytest -q tests/soak_hosts.py ;;
   kill) PYTHONPATH=. .venv/bin/python launch/soak_kill.py "$@" ;;
   fuzz) .venv/bin/python launch/soak_fuzz.py "$@" ;;
   plan)

@@ -92,7 +92,6 @@ class Way(NamedTuple):
 WAYS = {
     "float64": [
         Way(1, 4, "dense", scan=True),
-        Way(8, 1, "streamed", fsdp=4),
         Way(8, 8, "ring", fsdp=8, gather="block", scan=True, remat="block"),
     ],
 }

@@ -165,7 +165,7 @@ def test_blocks_of_what_is_left(sizes, data):
         ({"path": "a.txt", "column": "x", "min": 0}, "ab", r"one of \['\.csv', .* '\.parquet'\], found '\.txt'"),
         ({"path": "a.csv", "column": "x"}, "ab", "expected a column with min, max or both, or with eq"),
         ({"path": "a.csv", "min": 1}, "ab", "expected a column with min, max or both, or with eq"),
-        ({"path": "a.csv", "column": "x", "min": "1"}, "ab", "expected numbers as min and max, found '1'"),
+        ({"path": "a.csv", "column": "x", "min": "1"}, "ab", "min: expected a number or None, found '1'"),
         ({"path": "a.csv", "column": "x", "min": 1}, "ab", r"expected id .* and x \(a number\).*'x' in include"),
         ({"path": "a.jsonl", "column": "x", "min": 1}, "ab", r"expected id .* and x .* in each row, found no x"),
         ({"path": "a.parquet", "column": "x", "min": 1}, "ab", r"expected id .* and x .* in each row, found no x"),

@@ -195,20 +195,17 @@ def config(folder):
 
 
 def test_processes_train_as_one(config, folder):
-    """Two by two, four by one and one by four devices; checkpoints, evaluation and export included."""
-    for processes, devices in ((2, 2), (4, 1)):
-        less = () if processes == 2 else BARE
-        done = cluster(processes, devices, config, folder / f"by{processes}", *SHORT, *less)
-        assert done.returncode == 0, done.stdout + done.stderr
+    """Two by two and one by four devices; checkpoints, evaluation and export included. Four by one: soak_hosts.py."""
+    done = cluster(2, 2, config, folder / "by2", *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
     alone = cluster(1, 4, config, folder / "by1", *SHORT, *BARE)
     assert alone.returncode == 0, alone.stderr
-    two, four, one = (rows(folder / f"by{processes}") for processes in (2, 4, 1))
+    two, one = (rows(folder / f"by{processes}") for processes in (2, 1))
     for step in (1, 2, 3):
-        assert two[step] == four[step], "the same devices, the same sums"
         assert one[step]["loss"] == pytest.approx(two[step]["loss"], rel=1e-5)
     assert one[1]["gradient_norm"] == pytest.approx(two[1]["gradient_norm"], rel=1e-5)
     written = {path.name for path in (folder / "by2").iterdir()}
-    assert {"eval.json", "sheet.png", "export", "metrics.jsonl", "vocab.txt"} <= written
+    assert {"eval.json", "evaluation.html", "card.json", "sheet.png", "export", "metrics.jsonl", "vocab.txt"} <= written
     assert len(list((folder / "by2" / "tensorboard").iterdir())) == 1, "one process writes"
     assert not list((folder / "by2").rglob("*.partial*"))
 

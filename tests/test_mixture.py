@@ -117,7 +117,7 @@ def test_mistakes_name_the_part(parts, tmp_path, change, match):
 def test_a_mixture_needs_a_source():
     with pytest.raises(AlignError, match="expected at least one source of the mixture, found none"):
         mixture()
-    with pytest.raises(AlignError, match=r"expected a list of \{'name': \.\.\.\}, found 'name' in it"):
+    with pytest.raises(AlignError, match=r"sources: expected a list of sections, found \{'name'"):
         sources.make(name="mixture", sources={"name": "emoji"})
 
 

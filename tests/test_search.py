@@ -140,7 +140,7 @@ def test_an_index_is_described_as_it_is(model, collection):
         ("hnsw", {"n": 3}, "--index_options: unknown key 'n'"),
         ("hnsw", {"m": 0}, "expected m of at least 1, found 0"),
         ("ivf", {"nlist": 17}, "expected nlist of at most the 16 pictures, found 17"),
-        ("ivf", {"nprobe": "x"}, "expected nprobe of at least 1, found 'x'"),
+        ("ivf", {"nprobe": "x"}, "nprobe: expected a whole number, found 'x'"),
     ],
 )
 def test_wrong_index_options(model, collection, kind, options, match):

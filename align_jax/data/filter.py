@@ -48,7 +48,7 @@ class Sidecar:
                 f"filter {self.path}: expected a column with min, max or both, or with equals, or none of them, found "
                 f"column={self.column!r}, min={self.min!r}, max={self.max!r}, equals={self.equals!r}"
             )
-        if any(isinstance(bound, bool) or not isinstance(bound, int | float) or bound != bound for bound in bounds):
+        if any(bound != bound for bound in bounds):
             raise AlignError(f"filter {self.path}: expected numbers as min and max, found {self.min!r}, {self.max!r}")
 
     def read(self) -> tuple[pa.ChunkedArray, np.ndarray, list[File]]:
