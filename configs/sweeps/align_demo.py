@@ -1,7 +1,6 @@
 """ALIGN's ablations (Jia et al. 2021, Tables 8 and 9, Figure 3) on the demo's data: their shape, not their numbers.
 
-python -m align_jax.sweep --config=configs/align_demo.py --sweep=configs/sweeps/align_demo.py --workdir=runs/ablations \
-  --config.steps=300
+python -m align_jax.sweep --config=configs/align_demo.py --sweep=configs/sweeps/align_demo.py --workdir=runs/ablations
 """
 
 from ml_collections import ConfigDict
