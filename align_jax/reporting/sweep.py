@@ -8,7 +8,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 WIDTH, ROW, TOP = 420, 22, 8  # pixels of a plot: its width, a row, what stands above the first
-LEFT, RIGHT = 132, 366  # where the scale from 0 to 1 begins and ends
+LEFT, RIGHT = 160, 366  # where the scale from 0 to 1 begins and ends
 
 
 @dataclass(frozen=True)
