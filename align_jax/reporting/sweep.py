@@ -3,9 +3,8 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from align_jax.reporting.templates import HERE, environment
 
 WIDTH, ROW, TOP = 420, 22, 8  # pixels of a plot: its width, a row, what stands above the first
 LEFT, RIGHT = 160, 366  # where the scale from 0 to 1 begins and ends
@@ -41,17 +40,13 @@ class Mark:
 
 def render(groups: Sequence[Group], *, facts: str, measured: Mapping[str, str]) -> str:
     """A self-contained HTML page. `measured`: column -> name of the result."""
-    environment = Environment(
-        loader=PackageLoader("align_jax.reporting", "."), autoescape=True, undefined=StrictUndefined
-    )
-    style = resources.files("align_jax.reporting").joinpath("page.css").read_text("utf-8")
     plots = [
         (group.name, [(column, _marks(group, column)) for column in measured], TOP + ROW * len(group.rows) + 18)
         for group in groups
     ]
     ticks = [(LEFT + (RIGHT - LEFT) * i / 4, f"{25 * i}") for i in range(5)]
-    return environment.get_template("sweep.html").render(
-        groups=groups, plots=plots, columns=list(measured), measured=measured, facts=facts, style=style, width=WIDTH,
+    return environment(HERE).get_template("sweep.html").render(
+        groups=groups, plots=plots, columns=list(measured), measured=measured, facts=facts, width=WIDTH,
         left=LEFT, right=RIGHT, median=statistics.median, ticks=ticks,
     )  # fmt: skip
 
