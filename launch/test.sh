@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs the whole suite: linters, types, tests. Arguments go to pytest.
 source "$(dirname "$0")/setup.sh"
-setup demo test tpu bench curate gcs s3 search
+setup demo test tpu bench curate gcs s3 search onnx
 references
+converter
 browser
 
 .venv/bin/shellcheck -x -P SCRIPTDIR launch/*.sh .ci/run

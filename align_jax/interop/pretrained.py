@@ -1,0 +1,26 @@
+"""What every reader of foreign weights gives: a model, or a tower of one, as a run here would hold it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from align_jax.types import ModelState, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Weights from elsewhere, in our trees, and what they were made to be fed with.
+
+    A whole model has a `task["name"]`: "align" (both towers, text_projection, log_temperature) or "classify" (an image
+    tower and a head). A tower alone has none, and either `task["image"]` or `task["text"]`.
+    """
+
+    where: str  # the file, folder or hub name, for messages and model cards
+    params: Params  # below image_tower, text_tower, ...: what the source has
+    model_state: ModelState  # {"batch_stats": {"image_tower": ...}}, or {} of a text tower
+    task: Mapping[str, Any]  # the keys of config.task that it determines: image (all fields of the tower), text, ...
+    data: Mapping[str, Any]  # the keys of config.data that it determines: resize, crop, resample, text_length, vocab
+    files: Mapping[str, Callable[[Path], Any]]  # name -> what writes it: vocab.txt or tokenizer.json, classes.txt
+    facts: Mapping[str, str]  # what a model card should say: licence, source, what was resized
+    ignored: Mapping[str, str]  # tensor or attribute -> why it is not used
