@@ -60,7 +60,7 @@ def _run(config: Config, workdir: Path, source: sources.Source) -> bool:
     parts = runs.prepare(config, workdir, source)
     rows = parts.stream(source)
     evaluators = parts.evaluators(configs.plain(config.evals), workdir)
-    initial = warm_start.make(config.init)
+    initial = configs.call(warm_start.make, config.init, where="config.init")
     files.write_json(workdir / "config.json", configs.plain(config))
     files.write_json(workdir / "run.json", provenance.describe(source))
     try:

@@ -192,7 +192,7 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
         own = configs.override(config, {"stages": (), **values}, where=f"config.stages[{number}]")
         if found:
             before = found[-1][1]
-            own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]
+            own.init = {"image": "", "text": "", "checkpoints": [{"checkpoint": str(before), "paths": {"": ""}}]}
             if "vocab" in own.data:
                 own.data.vocab.path = str(before / vocab.FILE)  # rows of the embedding table keep their meaning
         found.append((own, workdir / name))

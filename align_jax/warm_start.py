@@ -1,4 +1,4 @@
-"""`config.init`: parameters of other runs as a starting point, path by path, with a strict report."""
+"""`config.init`: published towers and parameters of other runs as a starting point, with a strict report."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,14 +15,18 @@ from align_jax.state import TrainState
 from align_jax.types import AlignError
 
 
-def make(entries: Sequence[Mapping[str, Any]]) -> Callable[[TrainState], TrainState]:
-    """state -> state with what the entries name taken from their checkpoints.
+def make(
+    *, image: str = "", text: str = "", checkpoints: Sequence[Mapping[str, Any]] = ()
+) -> Callable[[TrainState], TrainState]:
+    """state -> state with what `config.init` names.
 
-    An entry is {"checkpoint": a work directory or an export, "paths": {from: to, ..}}: the parameters (and the model
-    state) below `from` there replace those below `to` here; "" is everything. Shapes must agree and nothing below
-    either may be left over.
+    Args:
+      image, text: where a published tower stands; empty: none.
+      checkpoints: entries {"checkpoint": a work directory or an export, "paths": {from: to, ..}}: the parameters (and
+        the model state) below `from` there replace those below `to` here; "" is everything. Shapes must agree and
+        nothing below either may be left over.
     """
-    for entry in entries:
+    for entry in checkpoints:
         if set(entry) != {"checkpoint", "paths"}:
             raise AlignError(f"config.init: expected entries with checkpoint and paths, found {sorted(entry)}")
         if not (Path(entry["checkpoint"]) / "config.json").exists():
@@ -30,7 +34,7 @@ def make(entries: Sequence[Mapping[str, Any]]) -> Callable[[TrainState], TrainSt
 
     def apply(state: TrainState) -> TrainState:
         params, model_state = state.params, state.model_state
-        for entry in entries:
+        for entry in checkpoints:
             other = load(entry["checkpoint"])
             params = _replaced(params, other.params, entry)
             # The collections of the model state hold the same paths one level down.

@@ -176,8 +176,8 @@ def test_head_first_then_all_from_an_align_export(manifest, pretrained, tmp_path
     )  # fmt: skip
     file = tmp_path / "config.py"
     body = f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({configs.plain(config)!r})\n"
-    file.write_text(body.replace("'init': []", "'init': ()").replace("'freeze': []", "'freeze': ()"))
-    init = f"--config.init=({{'checkpoint': {str(folder)!r}, 'paths': {{'image_tower': 'image_tower'}}}},)"
+    file.write_text(body.replace("'checkpoints': []", "'checkpoints': ()").replace("'freeze': []", "'freeze': ()"))
+    init = f"--config.init.checkpoints=({{'checkpoint': {str(folder)!r}, 'paths': {{'image_tower': 'image_tower'}}}},)"
     out = tmp_path / "run"
     shapes_run.finish("align_jax.main", f"--config={file}", f"--workdir={out}", init)
 
