@@ -58,7 +58,7 @@ def json_of(path: Path) -> dict[str, Any]:
 
 
 class SafetensorsFile(Mapping[str, np.ndarray]):
-    """A .safetensors file, mapped into memory. The library refuses offsets that overlap, leave gaps or leave the file."""
+    """A .safetensors file, mapped into memory; the library refuses offsets that overlap, leave gaps, leave the file."""
 
     def __init__(self, path: Path):
         self._path = path

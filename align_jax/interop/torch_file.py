@@ -202,7 +202,7 @@ KNOWN = {
     ("torch._utils", "_rebuild_tensor_v2"): _Known(_tensor),
     ("torch._utils", "_rebuild_parameter"): _Known(_parameter),
     ("torch", "Size"): _Known(tuple),
-} | {("torch", name): dtype for name, dtype in DTYPES.items()}
+} | {("torch", name): name for name in DTYPES}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -221,12 +221,12 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         """Of ('storage', dtype, key, device, count), and in a stream the part of another storage that it is."""
-        kind, dtype, key, _device, count, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str) or any(view):
+        kind, numbers, key, _device, count, *view = pid
+        if kind != "storage" or numbers not in DTYPES or not isinstance(key, str) or any(view):
             raise pickle.UnpicklingError("a storage of an unknown kind")
         if type(count) is not int or count < 0:
             raise pickle.UnpicklingError(f"a storage of {count} numbers")
-        found = Storage(key, dtype, count)
+        found = Storage(key, DTYPES[numbers], count)
         if self._storages is not None:
             self._storages[key] = found
         return found
