@@ -90,7 +90,7 @@ def _train(
         if problems := rows.stream.source.problems:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
             print(f"{workdir}: {len(rows.stream.source):,} records; on opening: {counts}", file=sys.stderr)
-    write_parameters(workdir / "parameters.txt", state.params)
+    write_parameters(workdir / "parameters.txt", state.params, parts.optimizer.factors(state.params))
     recorder = Recorder(
         workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every,
         examine=parts.doctor().examine,

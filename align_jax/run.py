@@ -160,7 +160,7 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
     task = tasks.make(config)
     optimizer = configs.call(
-        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=tuple(config.freeze)
+        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
     )
     pairs = make_examples(**given, **{key: value for key, value in data.items() if key not in READING})
     if source is not None:

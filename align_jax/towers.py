@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 
+from align_jax import paths
 from align_jax.config import call, nearest
 from align_jax.models import remat
 from align_jax.models.bert import NAMED, SIZES, Bert
+from align_jax.models.blocks import ALL
 from align_jax.models.efficientnet import VARIANTS, EfficientNet
 from align_jax.types import AlignError, SplitRule
 
@@ -26,6 +28,7 @@ def image_tower(section: Mapping[str, Any], *, side: int, **dtypes: Any) -> Effi
         fields[name] = published if fields.get(name) is None else fields[name]
     tower = call(EfficientNet, fields, where="config.task.image", **dtypes)
     check_side(tower, side)
+    _check_locked("image", tower.locked, len(tower.layout()))
     return tower
 
 
@@ -81,7 +84,26 @@ def text_tower(section: Mapping[str, Any], *, vocab_size: int, **dtypes: Any) ->
         remat.check(tower.remat, NAMED)
     except ValueError as error:
         raise AlignError(f"config.task: {error}") from error
+    _check_locked("text", tower.locked, tower.layers)
     return tower
+
+
+def as_frozen(section: Mapping[str, Any], folder: str, freeze: Sequence[str]) -> dict[str, Any]:
+    """The section of the tower whose parameters stand in `folder`: locked where `config.freeze` names all of it."""
+    # The path of the folder, with nothing below it: whatever pattern takes it takes all that is below.
+    return {**section, **({"locked": ALL} if paths.matches(f"{folder}/", freeze) else {})}
+
+
+def locked_paths(folder: str, tower: EfficientNet | Bert) -> tuple[str, ...]:
+    """Patterns of the parameters of the tower in `folder` that its `locked` holds."""
+    return tuple(f"{folder}/{part}" for part in tower.locked_parts)
+
+
+def _check_locked(key: str, locked: int, blocks: int) -> None:
+    if not ALL <= locked <= blocks:
+        raise AlignError(
+            f"config.task.{key}.locked: expected {ALL} (all of the tower) or 0 to {blocks} blocks, found {locked}"
+        )
 
 
 def _hashable(value: Any) -> Any:

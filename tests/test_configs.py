@@ -56,7 +56,9 @@ def test_traces_a_step(path, number):
             config.task.embedding, config.task.text.size = 320, "mini"
     config.task.image.scan = True  # the same step, and a fifth of the time to trace 88 blocks
     task = tasks.make(config)
-    optimizer = configs.call(optim.make, config.optim, where="optim", steps=config.steps, freeze=tuple(config.freeze))
+    optimizer = configs.call(
+        optim.make, config.optim, where="optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
+    )
     mesh = sharding.make_mesh()
     rows = 8 * (config.task.image.bn_group_size or 1)
     batch = {
@@ -74,7 +76,7 @@ def test_stages_are_those_of_the_paper():
     """facts/align.md section 6."""
     (head, _), (everything, _) = runs.stage_configs(load(FOLDER / "finetune_imagenet.py").get_config(), Path())
     assert head.freeze == ["image_tower"] and not everything.freeze
-    assert tasks.make(head).frozen_tower and not tasks.make(everything).frozen_tower
+    assert tasks.make(head).locked == ("image_tower/*",) and not tasks.make(everything).locked
     sizes = [(c.data.crop, c.data.eval_crop, c.optim.learning_rate) for c in (head, everything)]
     assert sizes == [(289, 360, 0.1), (475, 600, 0.01)]
     assert head.steps == everything.steps == 125_114 and head.optim.boundaries == [37_534, 75_068, 112_603]

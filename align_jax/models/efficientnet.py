@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.models import remat
-from align_jax.models.blocks import chain
+from align_jax.models.blocks import ALL, chain
 from align_jax.models.convolution import dense_conv
 from align_jax.models.depthwise import Padding, depthwise_conv
 from align_jax.models.norm import BatchNorm
@@ -164,7 +164,8 @@ class EfficientNet(nn.Module):
     `bn_group_size` and `bn_axis_names` are BatchNorm's. `padding` is a convention of `conv_padding`. `stem_stride` and
     `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before scaling. `remat`:
     "none", "block", or of the blocks' values those to keep for the backward pass, some of `NAMED`. `scan`: equal blocks
-    are one loop, for compilation; see `chain`.
+    are one loop, for compilation; see `chain`. `locked`: the stem and that many first blocks (`ALL`: everything) are as
+    in inference, running statistics and no stochastic depth, and pass no gradient.
     """
 
     width: float = 1.0
@@ -179,6 +180,7 @@ class EfficientNet(nn.Module):
     stages: tuple[Stage, ...] = STAGES
     remat: str | tuple[str, ...] = "none"
     scan: bool = False
+    locked: int = 0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -195,7 +197,7 @@ class EfficientNet(nn.Module):
 
         filters = round_filters(self.width * STEM_FILTERS)
         x = Conv(filters, 3, self.stem_stride, self.padding, name="stem_conv", **shared)(images)
-        x = nn.swish(norm(name="stem_bn")(x, train=train))
+        x = nn.swish(norm(name="stem_bn")(x, train=train and not self.locked))
         layout = self.layout()
         blocks = [
             Block(
@@ -212,16 +214,30 @@ class EfficientNet(nn.Module):
             for index, (stage, stride) in enumerate(layout)
         ]
 
+        def as_locked(block: Block, x: jax.Array, own: tuple[int | jax.Array, float | jax.Array]) -> jax.Array:
+            return block(x, train=False, keys=None, keep=own[1])
+
         def call(block: Block, x: jax.Array, own: tuple[int | jax.Array, float | jax.Array]) -> jax.Array:
             site, keep = own
             return block(x, train=train, keys=fold(keys, site), keep=keep)
 
-        keeps = [1.0 - self.stochastic_depth * index / len(layout) for index in range(len(layout))]
-        x = chain(call, blocks, x, list(enumerate(keeps)), policy=self.remat, scan=self.scan)
+        given = [(index, 1.0 - self.stochastic_depth * index / len(layout)) for index in range(len(layout))]
+        locked = len(layout) if self.locked == ALL else self.locked
+        if locked:
+            x = chain(as_locked, blocks[:locked], x, given[:locked], policy="none", scan=self.scan)
+            x = jax.lax.stop_gradient(x)
+        if locked < len(layout):
+            x = chain(call, blocks[locked:], x, given[locked:], policy=self.remat, scan=self.scan)
         if self.head_conv:
             x = Conv(round_filters(self.width * HEAD_FILTERS), 1, name="head_conv", **shared)(x)
-            x = nn.swish(norm(name="head_bn")(x, train=train))
-        return x
+            x = nn.swish(norm(name="head_bn")(x, train=train and self.locked != ALL))
+        return jax.lax.stop_gradient(x) if self.locked == ALL else x
+
+    @property
+    def locked_parts(self) -> tuple[str, ...]:
+        """Patterns of the paths of what is locked."""
+        blocks = tuple(f"block_{index}" for index in range(self.locked))
+        return ("*",) if self.locked == ALL else ("stem_*", *blocks) if blocks else ()
 
     @property
     def features(self) -> int:
