@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from align_jax.interop import huggingface_bert, huggingface_efficientnet
+from align_jax.interop import efficientnet, huggingface_bert, huggingface_efficientnet, names
+from align_jax.interop.accounts import Tensors
 from align_jax.models.bert import Bert
 from align_jax.models.dual_encoder import DualEncoder
 from align_jax.models.efficientnet import EfficientNet
@@ -33,9 +34,15 @@ def from_torch_state(state: Mapping[str, np.ndarray], module: DualEncoder) -> tu
         )
     if temperature <= 0:
         raise AlignError(f"ALIGN tensor temperature: expected a number above 0, found {temperature}")
-    image_params, batch_stats = huggingface_efficientnet.from_torch_state(state, image_tower, "vision_model.")
+    huggingface_efficientnet.check(image_tower)
+    vision = Tensors({name: x for name, x in state.items() if name.startswith("vision_model.")}, "ALIGN")
+    tower = names.read(
+        vision, huggingface_efficientnet.entries(image_tower, "vision_model."), efficientnet.shapes(image_tower)
+    )
+    vision.ignore(huggingface_efficientnet.COUNTERS)
+    vision.close()
     params = {
-        "image_tower": image_params,
+        "image_tower": tower["params"],
         "text_tower": huggingface_bert.from_torch_state(state, text_tower, "text_model."),
         "text_projection": {
             "kernel": kernel.astype(module.param_dtype),
@@ -43,4 +50,4 @@ def from_torch_state(state: Mapping[str, np.ndarray], module: DualEncoder) -> tu
         },
         "log_temperature": np.log(temperature, dtype=module.param_dtype),
     }
-    return params, {"image_tower": batch_stats}
+    return params, {"image_tower": tower["batch_stats"]}

@@ -12,6 +12,7 @@ import numpy as np
 
 from align_jax import sharding, towers
 from align_jax.config import Config, call
+from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.losses.candidates import DUPLICATES
 from align_jax.losses.contrastive import FORMS, Contrastive, contrastive_loss
 from align_jax.models.blocks import ALL, in_block
@@ -38,6 +39,7 @@ class Align:
     split: tuple[SplitRule, ...] = ()  # how parameters that it names are split over fsdp
     objective: str = "softmax"
     negatives: float = 1.0  # share of the other rows that count as negatives
+    pixels: str = DEFAULT_PIXELS  # of PIXELS
     frozen_statistics: bool = False  # the image tower trains with its running statistics, which stay
     features: bool = False  # batches hold what the locked towers made of pictures and texts
 
@@ -167,7 +169,7 @@ class Align:
         return inputs | {"ids": rng.integers(0, 2**32, (batch_size, 2, 2), np.uint32)}
 
     def _pixels(self, images: jax.Array) -> jax.Array:
-        return towers.pixels(images, self.model.param_dtype)
+        return towers.pixels(images, self.model.param_dtype, self.pixels)
 
 
 def _mean_cosine(total: jax.Array, rows: jax.Array) -> Mean:
@@ -195,6 +197,7 @@ def build(
     gather: str = "step",
     gradient_dtype: str | None = None,
     split: Sequence[SplitRule] = (),
+    pixels: str = DEFAULT_PIXELS,
     dtype: str = "float32",
     param_dtype: str = "float32",
     features: bool = False,
@@ -220,6 +223,7 @@ def build(
         block when it is used, in the towers' dtype, which with remat takes less memory, and more traffic.
       gradient_dtype: in which devices add up their gradients, that of the parameters unless given.
       split: (pattern of parameter paths, axis), axis -1 for whole: how those are split over fsdp; the rest go by size.
+      pixels: of PIXELS, how bytes become the image tower's numbers.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
       features: batches hold rows of the locked towers' features instead of pictures and texts.
       image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
@@ -236,7 +240,7 @@ def build(
         raise AlignError(f"config.task.label_smoothing: the sigmoid loss has none, found {smoothing}; leave it out")
     for key, value, known in (
         ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS),
-        ("text_pooling", text_pooling, POOLINGS), ("gather", gather, towers.GATHER),
+        ("text_pooling", text_pooling, POOLINGS), ("gather", gather, towers.GATHER), ("pixels", pixels, tuple(PIXELS)),
         ("gradient_dtype", gradient_dtype or param_dtype, towers.DTYPES),
     ):  # fmt: skip
         towers.one_of(key, value, known)
@@ -275,7 +279,7 @@ def build(
     reduce = None if gradient_dtype is None else jnp.dtype(gradient_dtype)
     return Align(
         model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, towers.split_rules(split),
-        objective, negatives, frozen_statistics, features,
+        objective, negatives, pixels, frozen_statistics, features,
     )  # fmt: skip
 
 
