@@ -137,9 +137,14 @@ class Rows:
         return self.stream.ids(step)
 
 
-def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run:
-    """Builds the parts; `source` gives the vocabulary, or the classes, that do not stand in `workdir` yet."""
+def prepare(config: Config, workdir: Path, source: sources.Source | None, *, vocabulary: Path | None = None) -> Run:
+    """Builds the parts; `source` gives the vocabulary, or the classes, that do not stand in `workdir` yet.
+
+    `vocabulary`: that of a published text tower, for a config that names none.
+    """
     data = config.data.to_dict()
+    if vocabulary is not None and not data["vocab"].get("path"):
+        data["vocab"]["path"] = str(vocabulary)
     make_examples, given = KINDS[tasks.examples(config)], {"source": source, "folder": workdir}
     known, needed = configs.keywords(make_examples, given)
     configs.check_keys(data, (*READING, *known), (*READING, *needed), where="config.data")
