@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "tasks": LOW | {"paths", "sharding", "losses", "data", "models", "towers"},
     "evals": LOW | {"paths", "files", "sharding", "data", "datasets", "metrics", "provenance", "reporting", "weights"},
     "planning": LOW | {"cache", "code", "files", "metrics", "sharding", "tasks", "optim", "state", "train"},
-    "interop": LOW | {"paths", "models"},
+    "interop": LOW | {"paths", "data", "models", "towers"},
     "curation": LOW | {"data"},
     "reporting": set(),
     "searching": LOW | {"files", "sharding", "data", "evals", "provenance", "weights", "reporting", "model", "embed"},
