@@ -26,8 +26,8 @@ from align_jax import config as configs
 from align_jax.cli import main_of
 from align_jax.config import nearest
 from align_jax.evals import page, statistics
+from align_jax.loading import locate, parts_of, weights_at
 from align_jax.metrics import table, write_scalars
-from align_jax.model import locate, parts_of, weights_at
 from align_jax.reporting.text import duration
 from align_jax.run import Run
 from align_jax.types import AlignError, Evaluator, Result
