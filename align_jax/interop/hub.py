@@ -30,8 +30,7 @@ def fetch(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[*TEXTS, *TORCH]))
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         raise AlignError(
-            f"{name}: expected a folder of that name here, or a repository of the Hugging Face hub within reach, found "
-            f"neither ({type(error).__name__}); where there is a connection run `hf download {name} --local-dir FOLDER` "
-            "and give that FOLDER"
+            f"{name}: expected a folder of that name, or a repository of the Hugging Face hub within reach, found "
+            f"neither ({type(error).__name__}); elsewhere run `hf download {name} --local-dir FOLDER` and give the FOLDER"
         ) from error
     return folder

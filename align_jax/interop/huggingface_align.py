@@ -21,7 +21,6 @@ from align_jax.interop import (
     huggingface_efficientnet,
     huggingface_images,
     huggingface_tokenizer,
-    model_card,
     names,
 )
 from align_jax.interop.accounts import Attributes, Tensors
@@ -97,7 +96,7 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
               "temperature": float(temperature)},
         data={**data, "text_length": length, "vocab": vocab},
         files=files,
-        facts={"architecture": "AlignModel of transformers", **model_card.facts_of(folder)},
+        facts={"architecture": "AlignModel of transformers"},
         ignored=ignored,
         kept=tensors.kept(),
     )  # fmt: skip
@@ -139,7 +138,6 @@ def write(model: Pretrained) -> Foreign:
         **tokenizer,
         SETTINGS: save_settings,
         huggingface_images.FILE: lambda path: _save(path, processor),
-        model_card.FILE: lambda path: path.write_text(model_card.text(model), "utf-8"),
     }
     return Foreign(tensors, config, files)
 

@@ -1,5 +1,6 @@
 """Weights of any kind that is read here, by the name of a file, a folder or a repository; and writing them whole."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -71,13 +72,14 @@ def save_foreign(foreign: Foreign, folder: Path, *, force: bool = False) -> None
         for name, save in foreign.files.items():
             save(partial / name)
         if folder.exists():
+            shutil.rmtree(before, ignore_errors=True)
             folder.rename(before)
         partial.rename(folder)
     except OSError as error:
         raise AlignError(f"{folder}: expected a folder that can be written, found {error.strerror}") from error
     finally:
-        for left in (partial, before):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def check_free(folder: Path, *, force: bool) -> None:
@@ -117,4 +119,4 @@ def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrai
     found = READERS[kind](tensors, attributes, folder)
     tensors.close()
     attributes.close()
-    return found
+    return dataclasses.replace(found, facts={**found.facts, **model_card.facts_of(folder)})
