@@ -31,6 +31,6 @@ def fetch(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         raise AlignError(
             f"{name}: expected a folder of that name, or a repository of the Hugging Face hub within reach, found "
-            f"neither ({type(error).__name__}); elsewhere run `hf download {name} --local-dir FOLDER` and give the FOLDER"
+            f"neither ({type(error).__name__}); elsewhere run `hf download {name} --local-dir FOLDER`, and give FOLDER"
         ) from error
     return folder
