@@ -81,12 +81,12 @@ def write(model: Pretrained) -> Foreign:
     origin = {"source": model.where, "facts": dict(model.facts), "ignored": dict(model.ignored)}
     files = {**model.files, ORIGIN: functools.partial(_save, origin)}
     if "crop" in model.data:
-        files[PREPROCESSING] = functools.partial(_save, _preprocessing(model))
+        files[PREPROCESSING] = functools.partial(_save, preprocessing(model))
     return Foreign(tensors, config, files, metadata={})
 
 
-def _preprocessing(model: Pretrained) -> dict[str, Any]:
-    """As an export has it, for other programs."""
+def preprocessing(model: Pretrained) -> dict[str, Any]:
+    """From a picture, and a text, to what a model is fed: what an export tells other programs."""
     seen = Resized(**{name: model.data[name] for name in VIEW if name in model.data}, flip=False).preprocessing()
     seen |= PIXELS[model.task.get("pixels", DEFAULT_PIXELS)].preprocessing()
     return seen | {name: model.data[name] for name in ("text_length",) if name in model.data}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,23 +57,26 @@ def huggingface_of(model: Pretrained) -> Foreign:
     return Foreign(found.tensors, found.config, {**found.files, **card})
 
 
-def save_foreign(foreign: Foreign, folder: Path, *, force: bool = False) -> None:
+def save_foreign(
+    foreign: Foreign, folder: Path, *, force: bool = False, check: Callable[[Path], None] = lambda written: None
+) -> None:
     """Writes model.safetensors, config.json and the files into `folder`, whole or not at all.
 
-    AlignError where something stands there, unless `force` says that it may be replaced and it is a folder of weights.
+    `check` sees what was written before it gets its name, and raises where it is not right. AlignError where something
+    stands there, unless `force` says that it may be replaced and it is a folder of weights.
     """
     check_free(folder, force=force)
-    partial, before = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "before"))
+    own = secrets.token_hex(4)  # other processes may write the same
+    partial, before = (folder.with_name(f"{folder.name}.{state}-{own}") for state in ("partial", "before"))
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         arrays = {name: np.asarray(tensor, order="C") for name, tensor in foreign.tensors.items()}
         save_file(arrays, partial / WEIGHTS, metadata=dict(foreign.metadata))
         (partial / CONFIG).write_text(json.dumps(foreign.config, indent=2) + "\n", "utf-8")
         for name, save in foreign.files.items():
             save(partial / name)
+        check(partial)
         if folder.exists():
-            shutil.rmtree(before, ignore_errors=True)
             folder.rename(before)
         partial.rename(folder)
     except OSError as error:
