@@ -18,6 +18,7 @@ from align_jax import config as configs
 from align_jax import paths, towers
 from align_jax.config import Config
 from align_jax.data import tokenizer_folder
+from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.interop.pretrained import Pretrained
 from align_jax.models.bert import SIZES, Bert
 from align_jax.models.efficientnet import EfficientNet
@@ -40,6 +41,8 @@ AROUND = {
     "image": ("task.pixels", "data.resample"),
     "text": ("task.text_pooling", "data.vocab.size", "data.vocab.lowercase"),
 }
+
+DEFAULTS = {"task.pixels": DEFAULT_PIXELS, "data.resample": "bilinear", "task.text_pooling": "cls"}
 
 
 def fitted(config: Config, found: Towers) -> Config:
@@ -137,6 +140,8 @@ def _keys_of(kind: str, source: Pretrained, config: Config) -> dict[str, Any]:
         rows = source.params["text_tower"]["word_embedding"]["embedding"].shape[0]
         tower = towers.text_tower(section, vocab_size=rows)
     told = configs.flat({"task": source.task, "data": source.data}, prefix="")
+    if "name" in source.task:  # a whole model was made by a config of ours, which may leave out defaults
+        told = DEFAULTS | told
     if kind == "text":
         told["data.vocab.size"] = tower.vocab_size
     return {f"task.{kind}.{name}": getattr(tower, name) for name in FIELDS[kind]} | {

@@ -14,8 +14,8 @@ from absl import logging
 
 from align_jax import paths, published
 from align_jax.config import Config
-from align_jax.interop.source import open_pretrained
 from align_jax.loading import load
+from align_jax.portable import opened
 from align_jax.state import TrainState
 from align_jax.types import AlignError
 
@@ -47,8 +47,8 @@ class Start:
     @functools.cached_property
     def towers(self) -> published.Towers:
         """The towers, as read."""
-        opened = {name: open_pretrained(name) for name in dict.fromkeys(self.names.values())}
-        return {kind: opened[name] for kind, name in self.names.items()}
+        found = {name: opened(name) for name in dict.fromkeys(self.names.values())}
+        return {kind: found[name] for kind, name in self.names.items()}
 
     @contextlib.contextmanager
     def vocabulary(self, config: Config) -> Iterator[Path | None]:
