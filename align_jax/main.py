@@ -78,6 +78,8 @@ def _run(config: Config, workdir: Path, source: sources.Source, begin: warm_star
         with jax.set_mesh(parts.mesh), Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints:
             # Where a run starts: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.
             state = checkpoints.restore(parts.shapes()) if resumed else begin(parts.fresh())
+            if config.data.get("features"):
+                rows = parts.on_features(rows, state)
             finished, state = _train(parts, state, rows, evaluators, checkpoints)
             if finished and config.export:
                 export(parts, state, source)

@@ -2,19 +2,23 @@
 
 import dataclasses
 import math
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 
-from align_jax import code, evals, files, optim, sharding, tasks
+from align_jax import code, evals, features, files, optim, sharding, tasks
 from align_jax import config as configs
 from align_jax import state as states
 from align_jax.checkpoint import Checkpoints
 from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.data.examples import KINDS, Examples
+from align_jax.data.feature_rows import FeatureRows
+from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
 from align_jax.evals.embedding import Embedder
@@ -60,6 +64,16 @@ class Run:
 
         own = f"-{jax.process_index()}" if jax.process_count() > 1 else ""  # each process reads rows of its own
         return Rows(stream, SkipLog(self.workdir / f"skipped{own}.jsonl", max_share=data.max_bad_share))
+
+    def on_features(self, rows: "Rows", state: TrainState) -> "Rows":
+        """The same rows, of features that the frozen towers of `state` make once of the whole source."""
+        begun, source = time.monotonic(), rows.stream.source
+        found = features.compute(self.embedder, state.params, state.model_state, source, self.config, self.workdir)
+        if files.is_writer():
+            print(f"{self.workdir}: features of {len(found.images):,} images and {len(found.texts):,} texts, in "
+                  f"{time.monotonic() - begun:.1f} s", file=sys.stderr)  # fmt: skip
+        table = FeatureRows(source, cast(Pairs, self.pairs), found)
+        return dataclasses.replace(rows, stream=dataclasses.replace(rows.stream, source=table, transform=table.train))
 
     def doctor(self) -> Doctor:
         """What looks for the usual faults in the logged numbers."""
