@@ -39,7 +39,7 @@ def from_torch_state(state: Mapping[str, np.ndarray], module: DualEncoder) -> tu
     tower = names.read(
         vision, huggingface_efficientnet.entries(image_tower, "vision_model."), efficientnet.shapes(image_tower)
     )
-    vision.ignore(huggingface_efficientnet.COUNTERS)
+    vision.ignore(efficientnet.COUNTERS)
     vision.close()
     params = {
         "image_tower": tower["params"],
