@@ -22,7 +22,7 @@ def config(tmp_path, monkeypatch):
     path = manifest(tmp_path / "data")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     (path.parent / "3.png").write_bytes(b"no picture")
-    rows[5]["texts"] += ["​", " "]  # no word in it, and nothing
+    rows[5]["texts"] = ["\u200b", " "]  # no word in it, and nothing
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = tiny_config(path)
     config.steps, config.batch_size, config.data.max_bad_share = 4, 16, 1.0
