@@ -28,7 +28,7 @@ WORKERS_SEE = flags.DEFINE_string("workers_see", "", "the work directory as Beam
 
 def load(checkpoint: str) -> Embedder:
     """The model that embeds pictures and texts."""
-    from align_jax.model import load  # seconds, and only some rules need it
+    from align_jax.loading import load  # seconds, and only some rules need it
 
     return load(checkpoint)
 

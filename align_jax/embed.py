@@ -19,7 +19,8 @@ from align_jax import files
 from align_jax.cli import main_of
 from align_jax.data import source as sources
 from align_jax.data.source import Record, Source
-from align_jax.model import Model, load
+from align_jax.loading import load
+from align_jax.model import Model
 from align_jax.types import AlignError
 from align_jax.weights import digest
 

@@ -26,8 +26,8 @@ from align_jax import config as configs
 from align_jax.cli import main_of
 from align_jax.config import nearest
 from align_jax.evals import page, statistics
+from align_jax.loading import locate, parts_of, weights_at
 from align_jax.metrics import table, write_scalars
-from align_jax.model import locate, parts_of, weights_at
 from align_jax.reporting.text import duration
 from align_jax.run import Run
 from align_jax.types import AlignError, Evaluator, Result
@@ -113,6 +113,8 @@ def evaluate_checkpoint(
     place = locate(given)
     parts = parts_of(place.folder)
     asked = sections(evals, parts.config.evals, overrides)
+    if place.source and out is None:
+        raise AlignError(f"--out: expected a folder for what is found of {place.source}, which is no run or export")
     own = given == place.folder and not overrides and ".py" not in (evals or "")
     apart = place.folder / "evaluations" / ("" if place.step is None else f"step-{place.step}")
     folder = Path(out) if out else place.folder if own else apart

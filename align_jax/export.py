@@ -18,7 +18,8 @@ from align_jax.data import source as sources
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.data.source import Source
 from align_jax.embed import embed_source
-from align_jax.model import EXPORTED, Model, parts_of
+from align_jax.loading import EXPORTED, parts_of
+from align_jax.model import Model
 from align_jax.run import Run
 from align_jax.state import TrainState
 

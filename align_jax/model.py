@@ -1,25 +1,17 @@
-"""`align_jax.load`: a trained model in three lines."""
+"""A model in use: what `align_jax.load` gives."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
-from safetensors import safe_open
 
-from align_jax import config as configs
-from align_jax import paths, sharding
 from align_jax import run as runs
-from align_jax.checkpoint import finished
+from align_jax import sharding
 from align_jax.data.source import BadExample
 from align_jax.types import AlignError, ModelState, Params
-from align_jax.weights import Weights
-
-EXPORTED = "model.safetensors"
 
 
 class Model:
@@ -57,60 +49,3 @@ class Model:
                 raise AlignError(f"text {index}: expected at least one word, found {text!r}")
         with jax.set_mesh(self.mesh):
             return self.embedder.texts(self.params, self.model_state, texts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where weights lie: a checkpoint of a run, or an export."""
-
-    folder: Path  # of the run or the export: what its config stands in
-    step: int | None  # of the checkpoint; None: an export
-
-
-def load(path: str | Path) -> Model:
-    """The model of a work directory (its last checkpoint), of one of its checkpoints/<step>, or of an export."""
-    place = locate(path)
-    parts = parts_of(place.folder)
-    with jax.set_mesh(parts.mesh):
-        weights = weights_at(place, parts)
-    return Model(parts, weights.params, weights.model_state)
-
-
-def locate(path: str | Path) -> Place:
-    """The checkpoint or export that `path` names, as `load` takes it; AlignError where there is none."""
-    given = Path(path)
-    if (given / EXPORTED).is_file():
-        return Place(given, None)
-    numbered = given.parent.name == "checkpoints" and given.name.isdigit()
-    folder = given.parent.parent if numbered else given
-    if not (folder / "checkpoints").is_dir():
-        raise AlignError(
-            f"expected a work directory with checkpoints/, one of its checkpoints/STEP, or an export with {EXPORTED}, "
-            f"found neither in {path}"
-        )
-    steps = finished(folder / "checkpoints")
-    if not steps or (numbered and int(given.name) not in steps):
-        raise AlignError(f"{path}: expected a finished checkpoint, found those of steps {steps}; train on or name one")
-    return Place(folder, int(given.name) if numbered else steps[-1])
-
-
-def weights_at(place: Place, parts: runs.Run) -> Weights:
-    """Loads them onto the devices."""
-    if place.step is not None:
-        return parts.weights(parts.restored(place.step))
-    with safe_open(place.folder / EXPORTED, framework="np") as file:
-        tree = paths.unflatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        step = (file.metadata() or {}).get("step")
-    where = sharding.replicated(parts.mesh)
-    params, model_state = jax.device_put((tree["params"], tree.get("model_state", {})), where)
-    return Weights(
-        params, model_state, path=place.folder, step=None if step is None else int(step),
-        averaged=parts.optimizer.ema is not None,
-    )  # fmt: skip
-
-
-def parts_of(folder: Path) -> runs.Run:
-    """The parts of a run or of an export, on all devices of this machine, whatever mesh it was trained on."""
-    config = configs.load(folder / "config.json")
-    config.mesh = ConfigDict({"fsdp": jax.device_count()})  # the optimizer's state need not fit on one
-    return runs.prepare(config, folder, None)

@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from align_jax.cli import main_of
-from align_jax.model import load
+from align_jax.loading import load
 from align_jax.searching import index as indexes
 from align_jax.searching import page
 from align_jax.searching.collection import open_collection

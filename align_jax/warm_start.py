@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from align_jax import paths
-from align_jax.model import load
+from align_jax.loading import load
 from align_jax.state import TrainState
 from align_jax.types import AlignError
 

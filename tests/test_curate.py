@@ -34,7 +34,7 @@ from align_jax.data import example, images
 from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.export import export
-from align_jax.model import load
+from align_jax.loading import load
 from align_jax.types import AlignError
 
 ROOT = Path(__file__).parent.parent
