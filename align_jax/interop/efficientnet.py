@@ -116,18 +116,19 @@ def head(tensors: Tensors, name: str, features: int) -> dict[str, np.ndarray]:
 
 def pretrained(
     where: str, module: EfficientNet, variables: Mapping[str, Any], head: Mapping[str, np.ndarray] | None, fed: Fed, *,
-    ignored: Mapping[str, str],
+    ignored: Mapping[str, str], kept: Mapping[str, np.ndarray] | None = None,
 ) -> Pretrained:  # fmt: skip
     """A tower, or with the kernel and bias of a `head` a classifier, whose classes are numbered if they lack names."""
     task = {"image": fields(module)} | ({} if fed.pixels is None else {"pixels": fed.pixels})
     params, state = {"image_tower": variables["params"]}, {"batch_stats": {"image_tower": variables["batch_stats"]}}
     if head is None:
-        return Pretrained(where, params, state, task, fed.square(), {}, fed.facts, ignored)
+        return Pretrained(where, params, state, task, fed.square(), {}, fed.facts, ignored, kept or {})
     count = len(head["bias"])
     named = tuple(map(str, range(count) if fed.names is None else fed.names))
     if len(named) != count or any("\n" in name for name in named):
         raise AlignError(f"{where}: expected {count} names of classes, each of one line, found {len(named)}")
     return Pretrained(
         where, {**params, "head": dict(head)}, state, {"name": "classify", **task, "dropout": fed.dropout},
-        {**fed.view(), "classes": count}, {classes.FILE: functools.partial(classes.save, named)}, fed.facts, ignored,
+        {**fed.view(), "classes": count}, {classes.FILE: functools.partial(classes.save, named)}, fed.facts,
+        ignored, kept or {},
     )  # fmt: skip
