@@ -15,15 +15,15 @@ import numpy as np
 
 from align_jax import paths
 from align_jax.data import classes
+from align_jax.data.labelled import VIEWS
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.data.tokenizer_folder import FILES as VOCABULARIES
-from align_jax.data.views import Resized
 from align_jax.interop.pretrained import Foreign, Pretrained
 from align_jax.interop.reading import json_of, tensors_of
 from align_jax.types import AlignError
 
 WEIGHTS, CONFIG, ORIGIN, PREPROCESSING = "model.safetensors", "config.json", "origin.json", "preprocessing.json"
-VIEW = ("resize", "crop", "eval_crop", "resample")  # of config.data: how pictures are seen
+VIEW = ("resize", "crop", "eval_crop", "eval_share", "resample")  # of config.data: how pictures are seen
 DATA = (*VIEW, "augment", "classes", "text_length", "vocab")  # what of config.data belongs to the weights
 # What a whole config has besides: nothing was trained here, and `main` may change all of it.
 TRAINING = {
@@ -87,7 +87,8 @@ def write(model: Pretrained) -> Foreign:
 
 def preprocessing(model: Pretrained) -> dict[str, Any]:
     """From a picture, and a text, to what a model is fed: what an export tells other programs."""
-    seen = Resized(**{name: model.data[name] for name in VIEW if name in model.data}, flip=False).preprocessing()
+    view = VIEWS[model.data.get("augment", "align")]
+    seen = view(**{name: model.data[name] for name in VIEW if name in model.data}, flip=False).preprocessing()
     seen |= PIXELS[model.task.get("pixels", DEFAULT_PIXELS)].preprocessing()
     return seen | {name: model.data[name] for name in ("text_length",) if name in model.data}
 
