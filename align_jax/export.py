@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from align_jax import files, paths
 from align_jax.cli import main_of
 from align_jax.data import source as sources
+from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.data.source import Source
 from align_jax.embed import embed_source
 from align_jax.loading import EXPORTED, parts_of
@@ -35,7 +36,8 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     files.write(folder / EXPORTED, lambda partial: save_file(arrays, partial, metadata=facts))
     for name in ("config.json", *parts.pairs.files()):
         files.write(folder / name, functools.partial(shutil.copyfile, parts.workdir / name))
-    preprocessing = parts.pairs.preprocessing() | {"scale": 1 / 127.5, "offset": -1.0}
+    pixels = PIXELS[parts.config.task.get("pixels", DEFAULT_PIXELS)]
+    preprocessing = parts.pairs.preprocessing() | pixels.preprocessing()
     files.write_json(folder / "preprocessing.json", preprocessing)
     embed_source(model, source, folder / "embeddings")
     return folder

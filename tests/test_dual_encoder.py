@@ -14,7 +14,8 @@ from align_jax.interop.huggingface_align import from_torch_state
 from align_jax.losses.contrastive import contrastive_loss
 from align_jax.models.bert import Bert
 from align_jax.models.dual_encoder import DualEncoder
-from align_jax.models.efficientnet import EfficientNet, Stage
+from align_jax.models.efficientnet import EfficientNet
+from align_jax.models.efficientnet_scaling import Stage
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError
 
@@ -112,7 +113,7 @@ def test_importer_names_what_does_not_fit(state):
         from_torch_state(state | {"logit_scale": np.ones(())}, PEER)
     with pytest.raises(AlignError, match=r"embeddings.LayerNorm.bias"):
         from_torch_state(without("text_model.embeddings.LayerNorm.bias"), PEER)
-    with pytest.raises(AlignError, match=r"vision_model.embeddings.batchnorm.running_mean"):
+    with pytest.raises(AlignError, match=r"the tensor vision_model.embeddings.batchnorm.running_mean"):
         from_torch_state(without("vision_model.embeddings.batchnorm.running_mean"), PEER)
     with pytest.raises(AlignError, match=r"text_projection.weight: expected \(64, 32\), found \(112, 32\)"):
         from_torch_state(state, PEER.clone(embedding=64))

@@ -29,6 +29,7 @@ class Pairs:
     crop: int  # pixels of the square that the model sees
     flip: bool  # mirror half of the training pictures
     text_length: int  # word pieces, [CLS] and [SEP] among them
+    resample: str = "bilinear"  # of `images.RESAMPLE`
 
     def __post_init__(self):
         _ = self.view  # which checks the window
@@ -38,7 +39,7 @@ class Pairs:
     @property
     def view(self) -> Resized:
         """How it sees pictures."""
-        return Resized(resize=self.resize, crop=self.crop, flip=self.flip)
+        return Resized(resize=self.resize, crop=self.crop, flip=self.flip, resample=self.resample)
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
@@ -82,13 +83,14 @@ def make(
     crop: int,
     flip: bool,
     text_length: int,
+    resample: str = "bilinear",
 ) -> Pairs:
     """The pairs of `config.data`: fields of `Pairs`, and of `vocab` the options of `vocab.tokenizer`.
 
     `source` gives the texts of a vocabulary that does not stand in the folder yet.
     """
     tokenizer = call(vocabularies.tokenizer, vocab, where="config.data.vocab", source=source, folder=folder)
-    return Pairs(tokenizer, resize, crop, flip, text_length)
+    return Pairs(tokenizer, resize, crop, flip, text_length, resample)
 
 
 def _hash(text: str) -> np.ndarray:

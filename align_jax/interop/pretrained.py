@@ -26,6 +26,8 @@ class Pretrained:
     files: Mapping[str, Callable[[Path], Any]]  # name -> what writes it: vocab.txt or tokenizer.json, classes.txt
     facts: Mapping[str, str]  # what a model card should say: licence, source, what was resized
     ignored: Mapping[str, str]  # tensor or attribute -> why it is not used
+    # Tensors that were ignored, for whoever writes the same kind of file again.
+    kept: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,3 +37,5 @@ class Foreign:
     tensors: Mapping[str, np.ndarray]  # of model.safetensors
     config: Mapping[str, Any]  # config.json
     files: Mapping[str, Callable[[Path], Any]]  # name -> what writes it, besides those two
+    # Texts inside model.safetensors: transformers reads no file without a format.
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"format": "pt"})
