@@ -11,8 +11,8 @@ import numpy as np
 from align_jax.config import call
 from align_jax.data import vocab as vocabularies
 from align_jax.data.source import BadExample, Record, Source
-from align_jax.data.text import WordPiece
 from align_jax.data.views import Resized
+from align_jax.data.vocab import Tokenizer
 from align_jax.types import AlignError
 
 
@@ -24,11 +24,11 @@ class Pairs:
     true negatives of one another (`task.duplicates`).
     """
 
-    tokenizer: WordPiece
+    tokenizer: Tokenizer
     resize: int  # pixels of the square to which a picture is resized
     crop: int  # pixels of the square that the model sees
     flip: bool  # mirror half of the training pictures
-    text_length: int  # word pieces, [CLS] and [SEP] among them
+    text_length: int  # pieces, the first and the last special one among them
     resample: str = "bilinear"  # of `images.RESAMPLE`
 
     def __post_init__(self):
@@ -65,13 +65,13 @@ class Pairs:
         ids, mask = self.tokenizer.encode(list(texts), self.text_length)
         return {"text_ids": ids, "text_mask": mask}
 
-    def files(self) -> Mapping[str, Callable[[Path], None]]:
+    def files(self) -> Mapping[str, Callable[[Path], Any]]:
         """The vocabulary."""
-        return {vocabularies.FILE: self.tokenizer.save}
+        return self.tokenizer.files()
 
     def preprocessing(self) -> dict[str, Any]:
         """`image` and `texts` for other programs."""
-        return self.view.preprocessing() | {"text_length": self.text_length}
+        return self.view.preprocessing() | {"text_length": self.text_length} | self.tokenizer.preprocessing()
 
 
 def make(
