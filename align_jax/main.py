@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from align_jax import config as configs
-from align_jax import files, provenance, report, train, warm_start
+from align_jax import files, provenance, published, report, train, warm_start
 from align_jax import run as runs
 from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
@@ -39,6 +39,9 @@ def run(config: Config, workdir: Path, *, wait: float = 300.0) -> int:
     The exit status: 0, or PREEMPTED where it was told to stop, and saved, before it was done.
     """
     configs.check(config)
+    begin = configs.call(warm_start.make, config.init, where="config.init")
+    first = runs.stage_configs(config, workdir)[0][1]
+    config = published.as_before(config, first / "config.json")
     stages = runs.stage_configs(config, workdir)
     for stage, folder in stages:
         configs.refuse_other(stage, folder / "config.json")
@@ -50,24 +53,33 @@ def run(config: Config, workdir: Path, *, wait: float = 300.0) -> int:
         facts[f"last checkpoint in {folder}"] = str(latest(folder / "checkpoints"))
         facts[f"digest of the data of {folder}"] = provenance.digest(source)
     start(configs.flat(configs.plain(config)) | facts, seconds=wait)
-    ended = (_run(stage, folder, source) for (stage, folder), source in zip(stages, opened, strict=True))
-    return 0 if all(ended) else PREEMPTED
+    if latest(first / "checkpoints") is None:  # a run that goes on has its towers, wherever they came from
+        config = published.fitted(config, begin.towers)
+        stages = runs.stage_configs(config, workdir)
+    for (stage, folder), source in zip(stages, opened, strict=True):
+        if folder != first:
+            begin = configs.call(warm_start.make, stage.init, where="config.init")
+        if not _run(stage, folder, source, begin):
+            return PREEMPTED
+    return 0
 
 
-def _run(config: Config, workdir: Path, source: sources.Source) -> bool:
+def _run(config: Config, workdir: Path, source: sources.Source, begin: warm_start.Start) -> bool:
     """Whether the run has come to its end."""
     files.check_writable(workdir)
-    parts = runs.prepare(config, workdir, source)
+    resumed = latest(workdir / "checkpoints") is not None
+    with contextlib.nullcontext() if resumed else begin.vocabulary(config) as vocabulary:
+        parts = runs.prepare(config, workdir, source, vocabulary=vocabulary)
     rows = parts.stream(source)
     evaluators = parts.evaluators(configs.plain(config.evals), workdir)
-    initial = warm_start.make(config.init)
     files.write_json(workdir / "config.json", configs.plain(config))
     files.write_json(workdir / "run.json", provenance.describe(source))
     try:
         with jax.set_mesh(parts.mesh), Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints:
             # Where a run starts: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.
-            resumed = checkpoints.latest() is not None
-            state = checkpoints.restore(parts.shapes()) if resumed else initial(parts.fresh())
+            state = checkpoints.restore(parts.shapes()) if resumed else begin(parts.fresh())
+            if config.data.get("features"):
+                rows = parts.on_features(rows, state)
             finished, state = _train(parts, state, rows, evaluators, checkpoints)
             if finished and config.export:
                 export(parts, state, source)
@@ -90,7 +102,7 @@ def _train(
         if problems := rows.stream.source.problems:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
             print(f"{workdir}: {len(rows.stream.source):,} records; on opening: {counts}", file=sys.stderr)
-    write_parameters(workdir / "parameters.txt", state.params)
+    write_parameters(workdir / "parameters.txt", state.params, parts.optimizer.factors(state.params))
     recorder = Recorder(
         workdir, start=int(state.step), steps=config.steps, rows=config.batch_size, every=config.log_every,
         examine=parts.doctor().examine,

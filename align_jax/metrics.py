@@ -187,7 +187,12 @@ def table(results: list[Result]) -> str:
     return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows)
 
 
-def write_parameters(path: Path, params: Params) -> None:
-    """A table of all parameters: path, shape, dtype, size."""
-    text = parameter_overview.get_parameter_overview(params, include_stats=False) + "\n"
+def write_parameters(path: Path, params: Params, factors: Mapping[str, float]) -> None:
+    """A table of all parameters: path, shape, dtype, size; and by layer their factors of the learning rate."""
+    layers: dict[str, set[float]] = {}
+    for name, factor in factors.items():
+        layers.setdefault("/".join(name.split("/")[:2]), set()).add(factor)
+    lines = [f"{name:40} {', '.join(f'{factor:.4g}' for factor in sorted(found))}" for name, found in layers.items()]
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    text = "\n".join([overview, "", "Factors of the learning rate (0: frozen)", *lines, ""])
     files.write(path, lambda partial: partial.write_text(text))

@@ -6,7 +6,8 @@ skipped step costs nothing but itself.
 """
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from align_jax import paths
 from align_jax.types import AlignError, ModelState, Params, PyTree
 
 NAMES = ("lamb", "adamw", "adafactor", "sgd")
+_BLOCK = re.compile(r"(?P<tower>[^/]+)/(block|layer)_(?P<number>\d+)/")
+_HEAD = re.compile(r"[^/]+/head_")
 SCHEDULES = ("linear", "cosine", "polynomial", "constant", "steps")
 
 
@@ -85,6 +88,7 @@ class Optimizer:
     groups: tuple[tuple[str, float], ...]
     bounds: tuple[tuple[str, float | None, float | None], ...]
     ema: float | None
+    layer_decay: float = 1.0
 
     def init(self, params: Params) -> dict[str, Any]:
         """State for the trainable parameters alone."""
@@ -117,12 +121,13 @@ class Optimizer:
     ) -> tuple[Params, dict[str, Any]]:
         """Parameters and optimizer state after one step; `gradients` are those of the trainable parameters."""
         trainable, frozen = self._split(params)
+        factors = self.factors(params)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by integer counts
             updates: Any
             updates, transform = self.transform.update(gradients, opt_state["transform"], trainable)
         rate = self.learning_rate(step)
         flat = {
-            path: self._bounded(path, value - (rate * self._factor(path)).astype(value.dtype) * update)
+            path: self._bounded(path, value - (rate * factors[path]).astype(value.dtype) * update)
             for (path, value), update in zip(
                 paths.flatten(trainable).items(), paths.flatten(updates).values(), strict=True
             )
@@ -136,6 +141,14 @@ class Optimizer:
     def learning_rate(self, step: jax.Array) -> jax.Array:
         """f32 scalar, before the factors of groups."""
         return jnp.asarray(self.schedule(step.astype(jnp.float32)))
+
+    def factors(self, params: Params) -> dict[str, float]:
+        """Path -> factor of its learning rate: that of its group times that of its layer; 0 where frozen."""
+        flat = paths.flatten(params)
+        layers = layer_factors(flat, self.layer_decay)
+        return {
+            path: 0.0 if paths.matches(path, self.freeze) else self._group_factor(path) * layers[path] for path in flat
+        }
 
     def averaged(self, params: Params, opt_state: dict[str, Any]) -> Params:
         """The parameters to evaluate and export: their moving average where one is kept."""
@@ -162,7 +175,7 @@ class Optimizer:
         frozen = {path: leaf for path, leaf in flat.items() if paths.matches(path, self.freeze)}
         return paths.unflatten({p: x for p, x in flat.items() if p not in frozen}), paths.unflatten(frozen)
 
-    def _factor(self, path: str) -> float:
+    def _group_factor(self, path: str) -> float:
         factor = 1.0
         for pattern, value in self.groups:
             factor = value if paths.matches(path, (pattern,)) else factor
@@ -173,6 +186,31 @@ class Optimizer:
             if paths.matches(path, (pattern,)):
                 value = jnp.clip(value, low, high)
         return value
+
+
+def layer_factors(known: Iterable[str], decay: float) -> dict[str, float]:
+    """Path -> decay ** (layers from the top), in towers of blocks; 1 outside of them (Clark et al. 2020, ELECTRA).
+
+    As in BEiT (Bao et al. 2022): what stands on a tower, such as a projection, keeps its rate, the last block has
+    `decay`, the one before it the square of that, and what comes before the blocks, a stem or embeddings, least. A
+    head_conv of the tower is its last block.
+    """
+    found = {path: _BLOCK.match(path) for path in known}
+    blocks: dict[str, int] = {}  # of each tower
+    for match in filter(None, found.values()):
+        blocks[match["tower"]] = max(blocks.get(match["tower"], 0), int(match["number"]) + 1)
+    heads = {path.split("/")[0] for path in found if _HEAD.match(path)}
+
+    def depth(path: str) -> int:
+        tower, match = path.split("/")[0], found[path]
+        if tower not in blocks:
+            return 0
+        if tower in heads and _HEAD.match(path):
+            return 1
+        below = int(match["number"]) + 1 if match else 0
+        return blocks[tower] + 1 - below + (tower in heads)
+
+    return {path: decay ** depth(path) for path in found}
 
 
 def _join(first: Params, second: Params) -> Params:
@@ -199,6 +237,7 @@ def make(
     clip_norm: float | None = None,
     groups: tuple[tuple[str, float], ...] = (),
     bounds: tuple[tuple[str, float | None, float | None], ...] = (),
+    layer_decay: float = 1.0,
     ema: float | None = None,
 ) -> Optimizer:
     """The optimizer of `config.optim`.
@@ -212,8 +251,11 @@ def make(
       clip_norm: largest global norm of the gradient; None leaves it alone.
       groups: (pattern, factor of the learning rate); the last match counts.
       bounds: (pattern, least, most) of the parameter itself, applied after the step.
+      layer_decay: factor of the learning rate from one block of a tower to the block below it, see `layer_factors`.
       ema: decay of the moving average of the parameters that evaluation uses; None for none.
     """
+    if not 0 < layer_decay <= 1:
+        raise AlignError(f"optim.layer_decay: expected a number above 0 and at most 1, found {layer_decay}")
     direction = _direction(name, weight_decay, b1, b2, eps, momentum)
     if clip_norm is not None:
         direction = optax.chain(optax.clip_by_global_norm(clip_norm), direction)
@@ -233,4 +275,5 @@ def make(
         groups=tuple((p, f) for p, f in groups),
         bounds=tuple((p, low, high) for p, low, high in bounds),
         ema=ema,
+        layer_decay=layer_decay,
     )

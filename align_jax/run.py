@@ -2,19 +2,23 @@
 
 import dataclasses
 import math
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 
-from align_jax import code, evals, files, optim, sharding, tasks
+from align_jax import code, evals, features, files, optim, sharding, tasks
 from align_jax import config as configs
 from align_jax import state as states
 from align_jax.checkpoint import Checkpoints
 from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.data.examples import KINDS, Examples
+from align_jax.data.feature_rows import FeatureRows
+from align_jax.data.pairs import Pairs
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
 from align_jax.evals.embedding import Embedder
@@ -60,6 +64,16 @@ class Run:
 
         own = f"-{jax.process_index()}" if jax.process_count() > 1 else ""  # each process reads rows of its own
         return Rows(stream, SkipLog(self.workdir / f"skipped{own}.jsonl", max_share=data.max_bad_share))
+
+    def on_features(self, rows: "Rows", state: TrainState) -> "Rows":
+        """The same rows, of features that the frozen towers of `state` make once of the whole source."""
+        begun, source = time.monotonic(), rows.stream.source
+        found = features.compute(self.embedder, state.params, state.model_state, source, self.config, self.workdir)
+        if files.is_writer():
+            print(f"{self.workdir}: features of {len(found.images):,} images and {len(found.texts):,} texts, in "
+                  f"{time.monotonic() - begun:.1f} s", file=sys.stderr)  # fmt: skip
+        table = FeatureRows(source, cast(Pairs, self.pairs), found)
+        return dataclasses.replace(rows, stream=dataclasses.replace(rows.stream, source=table, transform=table.train))
 
     def doctor(self) -> Doctor:
         """What looks for the usual faults in the logged numbers."""
@@ -136,9 +150,14 @@ class Rows:
         return self.stream.ids(step)
 
 
-def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run:
-    """Builds the parts; `source` gives the vocabulary, or the classes, that do not stand in `workdir` yet."""
+def prepare(config: Config, workdir: Path, source: sources.Source | None, *, vocabulary: Path | None = None) -> Run:
+    """Builds the parts; `source` gives the vocabulary, or the classes, that do not stand in `workdir` yet.
+
+    `vocabulary`: that of a published text tower, for a config that names none.
+    """
     data = config.data.to_dict()
+    if vocabulary is not None and not data["vocab"].get("path"):
+        data["vocab"]["path"] = str(vocabulary)
     make_examples, given = KINDS[tasks.examples(config)], {"source": source, "folder": workdir}
     known, needed = configs.keywords(make_examples, given)
     configs.check_keys(data, (*READING, *known), (*READING, *needed), where="config.data")
@@ -159,7 +178,7 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None) -> Run
     mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
     task = tasks.make(config)
     optimizer = configs.call(
-        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=tuple(config.freeze)
+        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
     )
     pairs = make_examples(**given, **{key: value for key, value in data.items() if key not in READING})
     if source is not None:
@@ -191,7 +210,7 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
         own = configs.override(config, {"stages": (), **values}, where=f"config.stages[{number}]")
         if found:
             before = found[-1][1]
-            own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]
+            own.init = {"image": "", "text": "", "checkpoints": [{"checkpoint": str(before), "paths": {"": ""}}]}
             if "vocab" in own.data:
                 own.data.vocab.path = str(before)  # rows of the embedding table keep their meaning
         found.append((own, workdir / name))

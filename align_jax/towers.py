@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from align_jax import paths
 from align_jax.config import call, nearest
 from align_jax.data.pixels import PIXELS
 from align_jax.models import remat
 from align_jax.models.bert import NAMED, SIZES, Bert
+from align_jax.models.blocks import ALL
 from align_jax.models.efficientnet import EfficientNet
-from align_jax.models.efficientnet_scaling import VARIANTS
+from align_jax.models.efficientnet_scaling import VARIANTS, Variant
 from align_jax.types import AlignError, SplitRule
 
 GATHER = ("step", "block")  # when parameters that are split over fsdp come together
@@ -19,18 +21,22 @@ DTYPES = ("float32", "bfloat16", "float64")  # of sums of gradients
 
 
 def image_tower(section: Mapping[str, Any], *, side: int, **dtypes: Any) -> EfficientNet:
-    """The EfficientNet of `config.task.image` for images of side x side pixels: `variant` names a published one."""
+    """The EfficientNet of `config.task.image` for images of side x side pixels."""
+    tower = call(EfficientNet, image_fields(section), where="config.task.image", **dtypes)
+    check_side(tower, side)
+    _check_locked("image", tower.locked, len(tower.layout()))
+    return tower
+
+
+def image_fields(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of EfficientNet that `config.task.image` names, those of its published `variant` among them."""
     fields = {key: _hashable(value) for key, value in section.items()}
     variant = fields.pop("variant", None)
     if variant is not None and variant not in VARIANTS:
         raise AlignError(f"config.task.image.variant: {variant!r} is unknown; {nearest(variant, list(VARIANTS))}")
-    published = VARIANTS[variant or "b0"]._asdict()
-    del published["resolution"]
-    given = {name: value for name, value in fields.items() if value is not None or name not in published}
-    fields = published | given
-    tower = call(EfficientNet, fields, where="config.task.image", **dtypes)
-    check_side(tower, side)
-    return tower
+    scaling = {} if variant is None else VARIANTS[variant]._asdict()
+    scaling.pop("resolution", None)
+    return scaling | {name: x for name, x in fields.items() if x is not None or name not in Variant._fields}
 
 
 def check_side(tower: EfficientNet, side: int) -> None:
@@ -76,17 +82,42 @@ def split_rules(split: Sequence[SplitRule]) -> tuple[SplitRule, ...]:
 
 
 def text_tower(section: Mapping[str, Any], *, vocab_size: int, **dtypes: Any) -> Bert:
-    """The Bert of `config.task.text`: `size` names a published one."""
-    fields = {key: _hashable(value) for key, value in section.items()}
-    size = fields.pop("size", "mini")
-    if size not in SIZES:
-        raise AlignError(f"config.task.text.size: {size!r} is unknown; {nearest(size, list(SIZES))}")
-    tower = call(Bert, {**SIZES[size], **fields}, where="config.task.text", vocab_size=vocab_size, **dtypes)
+    """The Bert of `config.task.text`, whose size is mini unless it says so."""
+    fields = {**SIZES["mini"], **text_fields(section)}
+    tower = call(Bert, fields, where="config.task.text", vocab_size=vocab_size, **dtypes)
     try:
         remat.check(tower.remat, NAMED)
     except ValueError as error:
         raise AlignError(f"config.task: {error}") from error
+    _check_locked("text", tower.locked, tower.layers)
     return tower
+
+
+def text_fields(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Bert that `config.task.text` names, those of its published `size` among them."""
+    fields = {key: _hashable(value) for key, value in section.items()}
+    size = fields.pop("size", None)
+    if size is not None and size not in SIZES:
+        raise AlignError(f"config.task.text.size: {size!r} is unknown; {nearest(size, list(SIZES))}")
+    return {**({} if size is None else SIZES[size]), **fields}
+
+
+def as_frozen(section: Mapping[str, Any], folder: str, freeze: Sequence[str]) -> dict[str, Any]:
+    """The section of the tower whose parameters stand in `folder`: locked where `config.freeze` names all of it."""
+    # The path of the folder, with nothing below it: whatever pattern takes it takes all that is below.
+    return {**section, **({"locked": ALL} if paths.matches(f"{folder}/", freeze) else {})}
+
+
+def locked_paths(folder: str, tower: EfficientNet | Bert) -> tuple[str, ...]:
+    """Patterns of the parameters of the tower in `folder` that its `locked` holds."""
+    return tuple(f"{folder}/{part}" for part in tower.locked_parts)
+
+
+def _check_locked(key: str, locked: int, blocks: int) -> None:
+    if not ALL <= locked <= blocks:
+        raise AlignError(
+            f"config.task.{key}.locked: expected {ALL} (all of the tower) or 0 to {blocks} blocks, found {locked}"
+        )
 
 
 def _hashable(value: Any) -> Any:

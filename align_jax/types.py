@@ -64,6 +64,11 @@ class Task(Protocol):
         """How some of its parameters are split over devices; the others go by size."""
         ...
 
+    @property
+    def locked(self) -> Sequence[str]:
+        """Patterns of the paths of parameters that it keeps as they are, besides those of `config.freeze`."""
+        ...
+
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh parameters and model state for batches shaped like `batch`."""
         ...

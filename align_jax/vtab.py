@@ -160,7 +160,7 @@ class Sweep:
         config.data.source = {**source, "split": training.train}
         config.data.classes = len(self._sources[training.task, training.train].classes)
         config.evals = {EVAL: {"kind": "accuracy", "source": {**source, "split": training.test}, "at": (1,)}}
-        config.init = ({"checkpoint": self._checkpoint, "paths": {"image_tower": "image_tower"}},)
+        config.init.checkpoints = ({"checkpoint": self._checkpoint, "paths": {"image_tower": "image_tower"}},)
         return config
 
     def _score(self, training: Training) -> float:

@@ -1,7 +1,10 @@
-"""`config.init`: parameters of other runs as a starting point, path by path, with a strict report."""
+"""`config.init`: published towers and parameters of other runs as a starting point, with a strict report."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +12,61 @@ import jax
 import numpy as np
 from absl import logging
 
-from align_jax import paths
+from align_jax import paths, published
+from align_jax.config import Config
 from align_jax.loading import load
+from align_jax.portable import opened
 from align_jax.state import TrainState
 from align_jax.types import AlignError
 
 
-def make(entries: Sequence[Mapping[str, Any]]) -> Callable[[TrainState], TrainState]:
-    """state -> state with what the entries name taken from their checkpoints.
+def make(*, image: str = "", text: str = "", checkpoints: Sequence[Mapping[str, Any]] = ()) -> "Start":
+    """Where a run starts, of `config.init`.
 
-    An entry is {"checkpoint": a work directory or an export, "paths": {from: to, ..}}: the parameters (and the model
-    state) below `from` there replace those below `to` here; "" is everything. Shapes must agree and nothing below
-    either may be left over.
+    Args:
+      image, text: a published tower, by file, folder or hub name; empty: none.
+      checkpoints: entries {"checkpoint": a work directory or an export, "paths": {from: to, ..}}: the parameters (and
+        the model state) below `from` there replace those below `to` here; "" is everything. Shapes must agree and
+        nothing below either may be left over. They come after the towers.
     """
-    for entry in entries:
+    for entry in checkpoints:
         if set(entry) != {"checkpoint", "paths"}:
             raise AlignError(f"config.init: expected entries with checkpoint and paths, found {sorted(entry)}")
         if not (Path(entry["checkpoint"]) / "config.json").exists():
             raise AlignError(f"config.init: expected a run or an export, found none in {entry['checkpoint']}")
+    return Start({kind: name for kind, name in (("image", image), ("text", text)) if name}, tuple(checkpoints))
 
-    def apply(state: TrainState) -> TrainState:
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a new run is given. The sources of towers are read when first asked for."""
+
+    names: Mapping[str, str]  # "image", "text" -> the source of that tower
+    checkpoints: Sequence[Mapping[str, Any]]
+
+    @functools.cached_property
+    def towers(self) -> published.Towers:
+        """The towers, as read."""
+        found = {name: opened(name) for name in dict.fromkeys(self.names.values())}
+        return {kind: found[name] for kind, name in self.names.items()}
+
+    @contextlib.contextmanager
+    def vocabulary(self, config: Config) -> Iterator[Path | None]:
+        """A file with the text tower's own vocabulary, where the config names none; None without such a tower.
+
+        AlignError where the config names another.
+        """
+        if "text" not in self.names:
+            yield None
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield published.vocabulary(self.towers["text"], config, Path(folder))
+
+    def __call__(self, state: TrainState) -> TrainState:
+        """The state with what is given in place of its own."""
+        state = published.placed(state, self.towers)
         params, model_state = state.params, state.model_state
-        for entry in entries:
+        for entry in self.checkpoints:
             other = load(entry["checkpoint"])
             params = _replaced(params, other.params, entry)
             # The collections of the model state hold the same paths one level down.
@@ -39,8 +75,6 @@ def make(entries: Sequence[Mapping[str, Any]]) -> Callable[[TrainState], TrainSt
                 for name, tree in model_state.items()
             }
         return dataclasses.replace(state, params=params, model_state=model_state)
-
-    return apply
 
 
 def _replaced(tree: Any, other: Any, entry: Mapping[str, Any], *, optional: bool = False) -> Any:

@@ -72,7 +72,8 @@ def get_config() -> ConfigDict:
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},
         "export": True,
-        "init": (),
+        # Published towers, by file, folder or hub name; {"checkpoint": run or export, "paths": {from: to}} of runs.
+        "init": {"image": "", "text": "", "checkpoints": ()},
         "freeze": (),
         "stages": (),
     })  # fmt: skip

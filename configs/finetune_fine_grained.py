@@ -4,7 +4,7 @@ To reach (Jia et al. 2021, Table 7, top-1): Flowers 99.65, Pets 96.19, Cars 96.1
 
 tfds build oxford_flowers102 --file_format=array_record   # needs TensorFlow
 python -m align_jax.main --config=configs/finetune_fine_grained.py --workdir=runs/flowers \
-  "--config.init=({'checkpoint': 'runs/align_l2', 'paths': {'image_tower': 'image_tower'}},)"
+  "--config.init.checkpoints=({'checkpoint': 'runs/align_l2', 'paths': {'image_tower': 'image_tower'}},)"
 
 Other sets: --config.data.source.dataset=D --config.evals.test.source.dataset=D --config.data.source.split=S
 --config.data.classes=C with D, S, C = oxford_iiit_pet, train, 37; cars196, train, 196; food101, train, 101 (and there
@@ -73,7 +73,10 @@ def get_config() -> ConfigDict:
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},
         "export": False,
-        "init": ({"checkpoint": "runs/align_l2", "paths": {"image_tower": "image_tower"}},),
+        "init": {
+            "image": "", "text": "",  # published towers, by file, folder or hub name
+            "checkpoints": ({"checkpoint": "runs/align_l2", "paths": {"image_tower": "image_tower"}},),
+        },
         "freeze": (),
         "stages": (
             {"name": "head", "freeze": ("image_tower",)},

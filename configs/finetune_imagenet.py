@@ -4,7 +4,7 @@ To reach: 85.5 % top-1 with frozen features, 88.64 % after both stages (Tables 4
 
 tfds build imagenet2012 --file_format=array_record   # from the archives that you have downloaded; needs TensorFlow
 python -m align_jax.main --config=configs/finetune_imagenet.py --workdir=runs/finetune_imagenet \
-  "--config.init=({'checkpoint': 'runs/align_l2', 'paths': {'image_tower': 'image_tower'}},)"
+  "--config.init.checkpoints=({'checkpoint': 'runs/align_l2', 'paths': {'image_tower': 'image_tower'}},)"
 
 The tower of `task.image` must be the one of that run (or export). Each stage is a run in a folder of its own.
 """
@@ -76,7 +76,10 @@ def get_config() -> ConfigDict:
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},
         "export": False,
-        "init": ({"checkpoint": "runs/align_l2", "paths": {"image_tower": "image_tower"}},),
+        "init": {
+            "image": "", "text": "",  # published towers, by file, folder or hub name
+            "checkpoints": ({"checkpoint": "runs/align_l2", "paths": {"image_tower": "image_tower"}},),
+        },
         "freeze": (),
         "stages": (
             {"name": "head", "freeze": ("image_tower",)},

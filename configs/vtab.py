@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
         "evals": {},  # the sweep names them
         "watch": {"non_finite": 10, "minutes": 30.0},  # a trial that is not finite for so long has failed
         "export": False,
-        "init": (),  # the sweep names --checkpoint
+        "init": {"image": "", "text": "", "checkpoints": ()},  # the sweep names --checkpoint
         "freeze": (),
         "stages": (),
     })  # fmt: skip

@@ -34,7 +34,8 @@ def get_config():
             "colours": {"kind": "zero_shot", "source": source, "templates": ("a {} thing", "{}")},
             "sheet": {"kind": "contact_sheet", "source": source, "title": "Shapes", "queries": 4, "top": 4},
         },
-        "watch": {"non_finite": 3, "minutes": 10.0}, "export": True, "init": (), "freeze": (), "stages": (),
+        "watch": {"non_finite": 3, "minutes": 10.0}, "export": True, "freeze": (), "stages": (),
+        "init": {"image": "", "text": "", "checkpoints": ()},
     })
 """
 

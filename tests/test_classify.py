@@ -28,6 +28,7 @@ from align_jax.data.source import BadExample, Record
 from align_jax.data.views import Resized
 from align_jax.evals.embedding import Embedder
 from align_jax.losses.classification import cross_entropy
+from align_jax.models.blocks import ALL
 from align_jax.tasks import classify
 from align_jax.types import AlignError
 
@@ -50,6 +51,9 @@ SMALL = classify.build(  # one block in two has a skip connection, and so stocha
     image={"width": 0.25, "stages": ((2, 3, 1, 16),), "strides": (2,), "bn_group_size": 4, "stochastic_depth": 0.5},
     label_smoothing=0.1, image_size=16, classes=5,
 )  # fmt: skip
+
+
+LOCKED = SMALL.model.clone(image_tower=SMALL.model.image_tower.clone(locked=ALL))
 
 
 class Bench:
@@ -96,7 +100,7 @@ def changed(before, after):
 
 
 def test_a_frozen_tower_gives_the_features_of_inference():
-    bench = Bench(freeze=("image_tower",), frozen_tower=True)
+    bench = Bench(freeze=("image_tower",), model=LOCKED)
     after, loss, metrics = bench.step()
     expected, right = bench.inference()
     assert loss == pytest.approx(expected, rel=1e-5) and bench.step(seed=1)[1] == loss
@@ -176,8 +180,8 @@ def test_head_first_then_all_from_an_align_export(manifest, pretrained, tmp_path
     )  # fmt: skip
     file = tmp_path / "config.py"
     body = f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({configs.plain(config)!r})\n"
-    file.write_text(body.replace("'init': []", "'init': ()").replace("'freeze': []", "'freeze': ()"))
-    init = f"--config.init=({{'checkpoint': {str(folder)!r}, 'paths': {{'image_tower': 'image_tower'}}}},)"
+    file.write_text(body.replace("'checkpoints': []", "'checkpoints': ()").replace("'freeze': []", "'freeze': ()"))
+    init = f"--config.init.checkpoints=({{'checkpoint': {str(folder)!r}, 'paths': {{'image_tower': 'image_tower'}}}},)"
     out = tmp_path / "run"
     shapes_run.finish("align_jax.main", f"--config={file}", f"--workdir={out}", init)
 
@@ -263,7 +267,7 @@ def test_a_tower_is_frozen_where_all_of_it_is(manifest, freeze, frozen):
     config = small(manifest)
     config.freeze = freeze
     task = tasks.make(config)
-    assert isinstance(task, classify.Classify) and task.frozen_tower is frozen
+    assert isinstance(task, classify.Classify) and (task.locked == ("image_tower/*",)) is frozen
 
 
 def test_every_task_learns_from_examples_that_there_are():

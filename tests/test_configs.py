@@ -28,7 +28,7 @@ def load(path: Path):
 def test_there_are_configs():
     assert {file.stem for file in FILES} >= {
         "align_demo", "align_l2", "align_b7_bert_base", "align_b3_bert_mini_cc3m",
-        "finetune_fine_grained", "finetune_imagenet", "finetune_retrieval",
+        "finetune_fine_grained", "finetune_imagenet", "align_finetune_retrieval",
     }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_there_are_configs():
 def test_the_command_stands_on_top(path):
     module = load(path)
     assert f"--config=configs/{path.name}" in module.__doc__
-    assert ("--config.init=" in module.__doc__) == bool(module.get_config().init), "and where it starts from"
+    assert ("--config.init." in module.__doc__) == any(module.get_config().init.values()), "and where it starts from"
     configs.check(module.get_config())
 
 
@@ -50,13 +50,15 @@ STAGES = [
 @pytest.mark.parametrize(("path", "number"), STAGES)
 def test_traces_a_step(path, number):
     config, _ = runs.stage_configs(load(path).get_config(), Path())[number]
-    if path.stem.startswith("finetune"):  # their towers are those of align_l2, which is traced as it is
+    if "finetune" in path.stem:  # their towers are those of align_l2, which is traced as it is
         config.task.image.variant = "b0"
         if config.task.name == "align":
             config.task.embedding, config.task.text.size = 320, "mini"
     config.task.image.scan = True  # the same step, and a fifth of the time to trace 88 blocks
     task = tasks.make(config)
-    optimizer = configs.call(optim.make, config.optim, where="optim", steps=config.steps, freeze=tuple(config.freeze))
+    optimizer = configs.call(
+        optim.make, config.optim, where="optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
+    )
     mesh = sharding.make_mesh()
     rows = 8 * (config.task.image.bn_group_size or 1)
     batch = {
@@ -74,7 +76,7 @@ def test_stages_are_those_of_the_paper():
     """facts/align.md section 6."""
     (head, _), (everything, _) = runs.stage_configs(load(FOLDER / "finetune_imagenet.py").get_config(), Path())
     assert head.freeze == ["image_tower"] and not everything.freeze
-    assert tasks.make(head).frozen_tower and not tasks.make(everything).frozen_tower
+    assert tasks.make(head).locked == ("image_tower/*",) and not tasks.make(everything).locked
     sizes = [(c.data.crop, c.data.eval_crop, c.optim.learning_rate) for c in (head, everything)]
     assert sizes == [(289, 360, 0.1), (475, 600, 0.01)]
     assert head.steps == everything.steps == 125_114 and head.optim.boundaries == [37_534, 75_068, 112_603]

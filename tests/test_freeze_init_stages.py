@@ -88,11 +88,11 @@ def warm(config, workdir, source, mapping):
     from align_jax import warm_start
     from align_jax.data import source as sources
 
-    config.seed, config.init = 7, ({"checkpoint": str(source), "paths": mapping},)
+    config.seed, config.init.checkpoints = 7, ({"checkpoint": str(source), "paths": mapping},)
     parts = runs.prepare(config, workdir, sources.make(**config.data.source))
     with jax.set_mesh(parts.mesh):
         fresh = parts.fresh()
-        state = warm_start.make(config.init)(fresh)
+        state = warm_start.make(**config.init)(fresh)
     return (paths.flatten(x) for x in (fresh.params, fresh.model_state, state.params, state.model_state))
 
 
@@ -142,7 +142,7 @@ def test_init_moves_paths(tmp_path, monkeypatch, mapping, source, goal):
     monkeypatch.setattr(warm_start, "load", lambda _: Other)
     params = jax.tree.map(jax.numpy.zeros_like, paths.unflatten(goal))
     state = TrainState(jax.numpy.int32(0), params, {}, (), {}, jax.random.key(0))
-    found = warm_start.make(({"checkpoint": str(tmp_path), "paths": mapping},))(state)
+    found = warm_start.make(checkpoints=({"checkpoint": str(tmp_path), "paths": mapping},))(state)
     assert not changed(goal, paths.flatten(found.params))
 
 

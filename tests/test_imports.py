@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "tuning": {"types", "data"},
     "watch": {"types", "files", "metrics"},
     "train": {"types", "sharding", "state", "optim", "metrics", "checkpoint"},
-    "towers": LOW | {"data", "models"},
+    "towers": LOW | {"paths", "data", "models"},
     "tasks": LOW | {"paths", "sharding", "losses", "data", "models", "towers"},
     "evals": LOW | {"paths", "files", "sharding", "data", "datasets", "metrics", "provenance", "reporting", "weights"},
     "planning": LOW | {"cache", "code", "files", "metrics", "sharding", "tasks", "optim", "state", "train"},

@@ -88,9 +88,11 @@ def test_tensorboard_reads_it(tmp_path):
 
 
 def test_the_parameter_table(tmp_path):
-    write_parameters(tmp_path / "parameters.txt", {"tower": {"kernel": np.zeros((3, 4), np.float32)}})
+    params = {"tower": {"kernel": np.zeros((3, 4), np.float32)}}
+    write_parameters(tmp_path / "parameters.txt", params, {"tower/kernel": 0.25})
     text = (tmp_path / "parameters.txt").read_text()
     assert "tower/kernel" in text and "(3, 4)" in text and "Total: 12" in text
+    assert text.splitlines()[-1].split() == ["tower/kernel", "0.25"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (125.4, "2:05"), (3723, "1:02:03")])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from align_jax import optim
+from align_jax import optim, paths
 from align_jax.types import AlignError
 
 
@@ -124,6 +124,28 @@ def test_groups_scale_the_rate_and_the_last_match_counts():
     np.testing.assert_array_equal(scaled["log_temperature"], plain["log_temperature"])
 
 
+LAYERS = {
+    "image_tower/stem_conv/kernel": 0.5**4, "image_tower/block_0/se/kernel": 0.5**3,
+    "image_tower/block_1/se/bias": 0.5**2, "image_tower/head_conv/kernel": 0.5,
+    "text_tower/word_embedding/table": 0.5**3, "text_tower/layer_0/mlp/kernel": 0.5**2, "text_tower/layer_1/mlp/kernel": 0.5, "text_projection/kernel": 1.0,
+    "log_temperature": 1.0,
+}  # fmt: skip
+
+
+def test_layer_decay_lowers_the_rate_from_block_to_block():
+    assert optim.layer_factors(LAYERS, 0.5) == LAYERS
+    tree = paths.unflatten({path: jnp.ones((2,)) for path in LAYERS})
+    groups, freeze = (("image_tower", 0.1),), ("text_tower/word_embedding",)
+    optimizer = make(name="sgd", momentum=0.0, layer_decay=0.5, groups=groups, freeze=freeze, weight_decay=0.0)
+    ones = paths.unflatten({path: jnp.ones((2,)) for path in LAYERS if not path.startswith(freeze)})
+    after, _ = optimizer.update(ones, optimizer.init(tree), tree, jnp.int32(0))
+    expected = {path: 0.1 * x if path.startswith("image_tower") else x for path, x in LAYERS.items()}
+    expected["text_tower/word_embedding/table"] = 0.0
+    assert optimizer.factors(tree) == pytest.approx(expected)
+    steps = {path: float((1 - x)[0]) for path, x in paths.flatten(after).items()}
+    assert steps == pytest.approx({path: 0.1 * x for path, x in expected.items()}, rel=1e-4, abs=1e-8)
+
+
 def test_bounds_hold_after_the_step_and_leave_the_gradient_alive():
     optimizer = make(name="adamw", bounds=(("log_temperature", -0.05, 0.05),))
     tree, state = params(), optimizer.init(params())
@@ -201,6 +223,7 @@ def test_the_paper_s_steps():
         ({"schedule": "steps", "boundaries": (3, 9), "warmup": 3}, "after the warm-up"),
         ({"boundaries": (3, 9)}, "none for others"),
         ({"warmup": -1}, "at least 0 steps"),
+        ({"layer_decay": 1.5}, "optim.layer_decay: expected a number above 0 and at most 1"),
         ({"freeze": ("towr",)}, "matches none"),
         ({"groups": (("towr", 0.1),)}, "optim.groups.*matches none"),
     ],

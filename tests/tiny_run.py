@@ -43,5 +43,6 @@ def config(path: Path) -> ConfigDict:
         },
         "optim": {"name": "adamw", "learning_rate": 0.01, "warmup": 0},
         "checkpoint": {"every": 100}, "log_every": 1, "steps_ahead": 2, "evaluate_every": 0, "evals": {},
-        "watch": {"non_finite": 3, "minutes": 10.0}, "export": False, "init": (), "freeze": (), "stages": (),
+        "watch": {"non_finite": 3, "minutes": 10.0}, "export": False, "freeze": (), "stages": (),
+        "init": {"image": "", "text": "", "checkpoints": ()},
     })  # fmt: skip

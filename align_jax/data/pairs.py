@@ -43,18 +43,25 @@ class Pairs:
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
-        texts = [text for text in record.texts if text.strip()]
-        if not texts:
-            raise BadExample("text empty")
-        drawn = texts[rng.integers(len(texts))]
+        _, drawn = self.draw(record, rng)
         try:
             text = self.texts([drawn])
         except ValueError as error:  # only characters that are no word: a zero-width space
             raise BadExample("text empty") from error
-        ids = np.array([_hash(record.group), _hash(" ".join(drawn.lower().split()))])
-        return {"image": self.view.train(record.image, rng), "ids": ids} | {
-            name: rows[0] for name, rows in text.items()
-        }
+        row = {"image": self.view.train(record.image, rng), "ids": self.ids(record, drawn)}
+        return row | {name: rows[0] for name, rows in text.items()}
+
+    def draw(self, record: Record, rng: np.random.Generator) -> tuple[int, str]:
+        """One of the texts that are not blank, and its number among them. BadExample where there is none."""
+        texts = [text for text in record.texts if text.strip()]
+        if not texts:
+            raise BadExample("text empty")
+        number = int(rng.integers(len(texts)))
+        return number, texts[number]
+
+    def ids(self, record: Record, text: str) -> np.ndarray:
+        """uint32 [2, 2]: hashes of the group and of the text."""
+        return np.array([_hash(record.group), _hash(" ".join(text.lower().split()))])
 
     def image(self, image: Any) -> np.ndarray:
         """The central window for evaluation and inference, uint8 [H, W, 3]."""
@@ -84,11 +91,17 @@ def make(
     flip: bool,
     text_length: int,
     resample: str = "bilinear",
+    features: bool = False,
 ) -> Pairs:
     """The pairs of `config.data`: fields of `Pairs`, and of `vocab` the options of `vocab.tokenizer`.
 
-    `source` gives the texts of a vocabulary that does not stand in the folder yet.
+    `source` gives the texts of a vocabulary that does not stand in the folder yet. `features`: the run trains on what
+    its towers made, once, of each picture's central window.
     """
+    if features and flip:
+        raise AlignError(
+            "config.data.flip: expected False with features=True, whose pictures are seen once, found True"
+        )
     tokenizer = call(vocabularies.tokenizer, vocab, where="config.data.vocab", source=source, folder=folder)
     return Pairs(tokenizer, resize, crop, flip, text_length, resample)
 

@@ -27,3 +27,12 @@ PIXELS = {
     "lite": Pixels(1.0, 127.0, 128.0),
 }
 DEFAULT_PIXELS = "symmetric"
+
+
+def named(scale: Any, offset: Any) -> str | None:
+    """The name in PIXELS of scale * x + offset, each one number or three; None where it has none."""
+    for name, known in PIXELS.items():
+        ours = known.preprocessing()
+        if all(np.allclose(x, ours[key], rtol=1e-5, atol=0) for key, x in (("scale", scale), ("offset", offset))):
+            return name
+    return None

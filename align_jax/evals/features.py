@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from align_jax.evals.embedding import SLOW, Embedder
 from align_jax.types import ModelState, Params
 from align_jax.weights import digest
 
-PIECE = 16384  # records that are embedded and written at once; what a kill can cost
+PIECE = 4096  # records that are embedded and written at once; what a kill can cost
 
 
 class FeatureCache:
@@ -40,29 +40,47 @@ class FeatureCache:
         """As `Embedder.images`, of the source of `options`. Pieces that an earlier call left are read, not embedded."""
         source = self._embedder.open(options)
         view = statistics.digest([self._embedder.pairs.view.protocol])
-        data = _data_digest(options, source)
-        name = f"{digest(params, model_state)}-{data}-{function}-{view}"
+        name = f"{digest(params, model_state)}-{data_digest(options, source)}-{function}-{view}"
+        return self.of_source(params, model_state, source, function=function, name=name)
+
+    def of_source(
+        self, params: Params, model_state: ModelState, source: Source, *, function: str, name: str
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """The same of a source; `name` is that of the folder, which tells weights, data and view."""
+
+        def make(part: range) -> dict[str, np.ndarray]:
+            rows, bad = self._embedder.images(
+                params, model_state, Records(source, part), function=function, remember=False
+            )
+            return {"rows": rows, "index": np.array(list(bad), np.int64), "reason": np.array(list(bad.values()), str)}
+
         rows: Any = None
         bad: dict[int, str] = {}
-        with tqdm(total=len(source), desc=function, unit="image", delay=SLOW, leave=False, disable=None) as bar:
-            for start in range(0, len(source), PIECE):
-                part = range(start, min(start + PIECE, len(source)))
-                path = self._folder / name / f"{start}.npz"
-                found = _read(path)
-                if found is None:
-                    found = self._embedder.images(
-                        params, model_state, _Records(source, part), function=function, remember=False
-                    )
-                    _write(path, *found)
-                if rows is None:
-                    rows = np.empty((len(source), found[0].shape[1]), np.float32)
-                rows[start : part.stop] = found[0]
-                bad |= {start + index: reason for index, reason in found[1].items()}
-                bar.update(len(part))
+        for part, piece in pieces(self._folder / name, len(source), make, what=function, unit="image"):
+            if rows is None:
+                rows = np.empty((len(source), piece["rows"].shape[1]), np.float32)
+            rows[part.start : part.stop] = piece["rows"]
+            bad |= dict(zip((piece["index"] + part.start).tolist(), piece["reason"].tolist(), strict=True))
         return rows, bad
 
 
-class _Records:
+def pieces(
+    folder: Path, count: int, make: Callable[[range], dict[str, np.ndarray]], *, what: str, unit: str
+) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
+    """(records, what `make` gives of them) of each PIECE of `count` records, kept in `folder`, file by file."""
+    with tqdm(total=count, desc=what, unit=unit, delay=SLOW, leave=False, disable=None) as bar:
+        for start in range(0, count, PIECE):
+            part = range(start, min(start + PIECE, count))
+            path = folder / f"{start}.npz"
+            found = _read(path)
+            if found is None:
+                found = make(part)
+                _write(path, found)
+            yield part, found
+            bar.update(len(part))
+
+
+class Records:
     """Some records of a source."""
 
     def __init__(self, source: Source, part: range):
@@ -75,28 +93,26 @@ class _Records:
         return self._source[self._part[index]]
 
 
-def _data_digest(options: Mapping[str, Any], source: Source) -> str:
+def data_digest(options: Mapping[str, Any], source: Source) -> str:
     """The options tell parts of one data set from each other, the files' digest two states of the same files."""
     key = json.dumps([configs.plain(options), provenance.digest(source)], sort_keys=True)
     return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
 
 
-def _write(path: Path, rows: np.ndarray, bad: Mapping[int, str]) -> None:
-    index, reason = np.array(list(bad), np.int64), np.array(list(bad.values()), str)
-    files.write(path, lambda partial: np.savez(partial, rows=rows, index=index, reason=reason))
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    files.write(path, lambda partial: np.savez(partial, **arrays))
 
 
-def _read(path: Path) -> tuple[np.ndarray, dict[int, str]] | None:
-    """The rows and reasons of a piece; None where it is not there, or broken: then it is made again."""
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a piece; None where it is not there, or broken: then it is made again."""
     data = _from_writer(path)
     if not data:
         return None
     try:
         with np.load(io.BytesIO(data)) as piece:
-            reasons = zip(piece["index"].tolist(), piece["reason"].tolist(), strict=True)
-            return piece["rows"], dict(reasons)
+            return {name: piece[name] for name in piece}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logging.warning("%s is broken (%s): embedded again", path, error)
+        logging.warning("%s is broken (%s): made again", path, error)
         return None
 
 

@@ -17,6 +17,7 @@ from align_jax import towers
 from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.data.tokenizer_folder import SETTINGS
 from align_jax.interop import (
+    efficientnet,
     huggingface_bert,
     huggingface_efficientnet,
     huggingface_images,
@@ -39,7 +40,7 @@ PROJECTION = (
 )
 IGNORED = {
     **{f"{TEXT}{pattern}": reason for pattern, reason in huggingface_bert.IGNORED.items()},
-    **{f"{VISION}{pattern}": reason for pattern, reason in huggingface_efficientnet.COUNTERS.items()},
+    **{f"{VISION}{pattern}": reason for pattern, reason in efficientnet.COUNTERS.items()},
 }
 
 

@@ -1,5 +1,6 @@
 """EfficientNet as Hugging Face writes it: EfficientNetModel, EfficientNetForImageClassification, and ALIGN's tower."""
 
+import dataclasses
 import json
 import math
 import tempfile
@@ -9,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from align_jax import paths, towers
+from align_jax import towers
 from align_jax.data import classes
 from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.data.views import Resized
 from align_jax.interop import efficientnet, huggingface_images, names
 from align_jax.interop.accounts import Attributes, Tensors
-from align_jax.interop.names import CONV, POINTWISE, SAME, Entry
+from align_jax.interop.efficientnet import Fed
+from align_jax.interop.names import Entry
 from align_jax.interop.pretrained import Foreign, Pretrained
 from align_jax.interop.reading import json_of
 from align_jax.models.efficientnet import EfficientNet
@@ -38,10 +40,8 @@ BLOCK = {
     "project_conv": "projection.project_conv",
     "project_bn": "projection.project_bn",
 }
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 TRUNK, HEAD = "efficientnet.", "classifier"  # of EfficientNetForImageClassification
 ACTIVATIONS = {"swish": "swish", "silu": "swish", "relu6": "relu6"}
-LAYOUTS = {1: SAME, 2: POINTWISE, 4: CONV}  # by dimensions; the only matrices are those of squeeze-and-excitation
 # Of their config, where a file leaves something out: those of B7.
 DEFAULTS = {
     "image_size": 600, "width_coefficient": 2.0, "depth_coefficient": 3.1, "kernel_sizes": (3, 3, 5, 3, 5, 5, 3),
@@ -50,7 +50,6 @@ DEFAULTS = {
     "expand_ratios": (1, 6, 6, 6, 6, 6, 6), "hidden_act": "swish", "batch_norm_eps": 1e-3, "drop_connect_rate": 0.2,
 }  # fmt: skip
 EXPECTED = {"num_channels": 3, "depth_divisor": 8, "squeeze_expansion_ratio": 0.25, "pooling_type": "mean"}
-COUNTERS = {"*.num_batches_tracked": "counts steps of training; nothing here reads it"}
 IGNORED = {
     "batch_norm_momentum": "of TensorFlow, 0.99 of the old statistics, which PyTorch reads the other way round; "
     "ours is TensorFlow's",
@@ -162,18 +161,13 @@ def odd_blocks(module: EfficientNet, side: int) -> set[int]:
 
 
 def entries(module: EfficientNet, prefix: str = "") -> list[Entry]:
-    """All variables of `module`, "params/..." and "batch_stats/...", by their names, which begin with `prefix`."""
-    return [
-        Entry(prefix + _theirs(*path.split("/")[1:]), path, LAYOUTS[len(leaf.shape)])
-        for path, leaf in paths.flatten(efficientnet.shapes(module)).items()
-    ]
+    """All variables of `module` and what Hugging Face calls them, `prefix` first."""
 
+    def name(block: int | None, layer: str) -> str:
+        inside = ENDS[layer] if block is None else f"encoder.blocks.{block}.{BLOCK[layer]}"
+        return prefix + inside
 
-def _theirs(*path: str) -> str:
-    """("block_3", "se_reduce", "kernel") -> "encoder.blocks.3.squeeze_excite.reduce.weight"."""
-    *block, layer, leaf = path
-    name = f"encoder.blocks.{block[0].removeprefix('block_')}.{BLOCK[layer]}" if block else ENDS[layer]
-    return f"{name}.{LEAVES[leaf]}"
+    return efficientnet.entries(module, name)
 
 
 def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
@@ -182,27 +176,27 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     prefix = TRUNK if any(name.startswith(TRUNK) for name in tensors) else ""
     variables = names.read(tensors, entries(module, prefix), efficientnet.shapes(module))
     head = efficientnet.head(tensors, HEAD, module.features) if f"{HEAD}.weight" in tensors else None
-    tensors.ignore(COUNTERS)
+    tensors.ignore(efficientnet.COUNTERS)
 
-    labels, dropout = attributes.take("id2label", None), attributes.take("dropout_rate", 0.0)
-    task, data, facts = {} if head is None else {"dropout": float(dropout)}, {}, {}
+    labels, dropout = attributes.take("id2label", None), float(attributes.take("dropout_rate", 0.0))
     path, side = folder / huggingface_images.FILE, attributes.take("image_size", DEFAULTS["image_size"])
     if path.is_file():
         processor = Attributes(json_of(path), str(path))
-        data, task["pixels"] = huggingface_images.read(processor)
+        data, pixels = huggingface_images.read(processor)
         processor.close()
         if module.padding == "same" and data["crop"] != side:
             raise AlignError(
                 f"{path}: expected pictures of image_size={side} pixels, to which depthwise_padding belongs, found "
                 f"{data['crop']}"
             )
+        fed = Fed(pixels=pixels, **data)
     else:
-        facts["preprocessing"] = f"not known: {folder} has no {huggingface_images.FILE}"
+        fed = Fed(facts={"preprocessing": f"not known: {folder} has no {huggingface_images.FILE}"})
     attributes.ignore(IGNORED)
-    return efficientnet.pretrained(
-        attributes.where, module, variables, head, names=None if head is None else _names(labels, attributes.where),
-        task=task, data=data, facts=facts, ignored={**tensors.ignored, **attributes.ignored},
-    )  # fmt: skip
+    if head is not None:
+        fed = dataclasses.replace(fed, dropout=dropout, names=_names(labels, attributes.where))
+    ignored = {**tensors.ignored, **attributes.ignored}
+    return efficientnet.pretrained(attributes.where, module, variables, head, fed, ignored=ignored)
 
 
 def _names(labels: Mapping[str, str] | None, where: str) -> list[str] | None:

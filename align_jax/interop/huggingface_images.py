@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from align_jax.data.pixels import PIXELS
+from align_jax.data.pixels import PIXELS, named
 from align_jax.interop.accounts import Attributes
 from align_jax.types import AlignError
 
@@ -78,10 +78,9 @@ def _pixels(attributes: Attributes) -> str:
         a, b = a / std, (b - mean) / std
     if attributes.take("include_top", True):  # as Keras, they divide by the root of the spread, and here once more
         a, b = a / std, b / std
-    for name, ours in PIXELS.items():
-        known = ours.preprocessing()
-        if np.allclose(a, known["scale"], rtol=1e-5, atol=0) and np.allclose(b, known["offset"], rtol=1e-5, atol=0):
-            return name
+    name = named(a, b)
+    if name is not None:
+        return name
     raise AlignError(
         f"{attributes.where}: expected rescaling and normalising that come to config.task.pixels of {tuple(PIXELS)}, "
         f"found a x + b with a={a.round(6).tolist()}, b={b.round(6).tolist()}"

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.models import remat
-from align_jax.models.blocks import chain
+from align_jax.models.blocks import ALL, chain
 from align_jax.models.randomness import dropout, fold
 
 
@@ -137,6 +137,8 @@ class Bert(nn.Module):
     dtype: Any = jnp.float32  # of the layers; LayerNorm and the softmax compute in param_dtype
     param_dtype: Any = jnp.float32
     epsilon: float = 1e-12
+    # The embeddings and that many first layers (`ALL`: every one) are as in inference, and pass no gradient.
+    locked: int = 0
 
     def setup(self) -> None:
         # Looked up in param_dtype: the gradient of a lookup adds up all rows that share a word ([CLS]: every row of the
@@ -175,7 +177,8 @@ class Bert(nn.Module):
             raise ValueError(f"text length: expected at most max_length={self.max_length} pieces, found {length}")
         position = self.position_embedding(jnp.arange(length)[None] + self.position_offset)
         segment = self.type_embedding(jnp.zeros((1, 1), jnp.int32))
-        return dropout(self.embedding_norm(self.word_embedding(ids) + position + segment), self.dropout, keys)
+        x = self.embedding_norm(self.word_embedding(ids) + position + segment)
+        return jax.lax.stop_gradient(x) if self.locked else dropout(x, self.dropout, keys)
 
     def encode(self, x: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """The layers alone: x [B, P, width], mask [B, P] -> [B, P, width]."""
@@ -183,4 +186,20 @@ class Bert(nn.Module):
         def call(layer: Layer, x: jax.Array, site: int | jax.Array) -> jax.Array:
             return layer(x, mask, keys=fold(keys, site))
 
-        return chain(call, self.layer, x, list(range(self.layers)), policy=self.remat, scan=self.scan)
+        def as_locked(layer: Layer, x: jax.Array, site: int | jax.Array) -> jax.Array:
+            return layer(x, mask, keys=None)
+
+        sites = list(range(self.layers))
+        locked = self.layers if self.locked == ALL else self.locked
+        if locked:
+            x = chain(as_locked, self.layer[:locked], x, sites[:locked], policy="none", scan=self.scan)
+            x = jax.lax.stop_gradient(x)
+        if locked < self.layers:
+            x = chain(call, self.layer[locked:], x, sites[locked:], policy=self.remat, scan=self.scan)
+        return x
+
+    @property
+    def locked_parts(self) -> tuple[str, ...]:
+        """Patterns of the paths of what is locked."""
+        layers = tuple(f"layer_{index}" for index in range(self.locked))
+        return ("*",) if self.locked == ALL else ("*embedding*", *layers) if layers else ()

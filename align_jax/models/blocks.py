@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from align_jax import sharding
 from align_jax.models import remat
 
+ALL = -1  # of a tower's `locked`: the whole tower
 _IN_BLOCK = re.compile(r"(^|/)(block|layer)_\d+/")
 # (an unbound module, its variables, x, what `chain` was given for this block) -> (x, new variables)
 Apply = Callable[..., tuple[jax.Array, Any]]

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from align_jax.models.randomness import fold
 
+POOLINGS = ("cls", "mean")
+
 
 class DualEncoder(nn.Module):
     """An image tower, a text tower, and linear projections to `embedding` dimensions.
@@ -24,6 +26,7 @@ class DualEncoder(nn.Module):
     image_projection: bool = False  # the extra linear layer of ALIGN's ablations (section 6.1)
     temperature_init: float = 1.0
     bias_init: float | None = None  # of the logits of a sigmoid loss; None: no such parameter
+    text_pooling: str = "cls"  # of POOLINGS: what stands for a text, the vector of [CLS] or the mean over its pieces
     param_dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -62,7 +65,10 @@ class DualEncoder(nn.Module):
         `train` makes BatchNorm use, and store in the collection `batch_stats`, the statistics of this batch; `keys`
         [B] turn on the tower's randomness.
         """
-        features = self.image_features(images, train=train, keys=keys)
+        return self.project_images(self.image_features(images, train=train, keys=keys))
+
+    def project_images(self, features: jax.Array) -> jax.Array:
+        """Pooled features [B, C] -> unit vectors [B, D] of param_dtype."""
         if self.image_projection_layer is not None:
             features = self.image_projection_layer(features)
         elif features.shape[-1] != self.embedding:
@@ -74,15 +80,23 @@ class DualEncoder(nn.Module):
 
     def embed_texts(self, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """ids int32 [B, L], mask bool [B, L] -> unit vectors [B, D] of param_dtype."""
-        return unit(self.text_projection(self.text_features(ids, mask, keys=keys)))
+        return self.project_texts(self.text_features(ids, mask, keys=keys))
+
+    def project_texts(self, features: jax.Array) -> jax.Array:
+        """Pooled features [B, width] -> unit vectors [B, D] of param_dtype."""
+        return unit(self.text_projection(features))
 
     def image_features(self, images: jax.Array, *, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
         """images float [B, H, W, 3] -> pooled features [B, C] before any projection."""
         return self.image_tower(images, train=train, keys=fold(keys, 0))
 
     def text_features(self, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
-        """ids int32 [B, L], mask bool [B, L] -> the last [CLS] [B, width], before the projection."""
-        return self.text_tower(ids, mask, keys=fold(keys, 1))[:, 0]
+        """ids int32 [B, L], mask bool [B, L] -> pooled features [B, width] before the projection."""
+        hidden = self.text_tower(ids, mask, keys=fold(keys, 1))
+        if self.text_pooling == "cls":
+            return hidden[:, 0]
+        kept = mask.astype(self.param_dtype)[..., None]
+        return (hidden.astype(self.param_dtype) * kept).sum(1) / kept.sum(1)
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.models import remat
-from align_jax.models.blocks import chain
+from align_jax.models.blocks import ALL, chain
 from align_jax.models.convolution import dense_conv
 from align_jax.models.depthwise import Padding, depthwise_conv
 from align_jax.models.efficientnet_scaling import HEAD_FILTERS, STAGES, STEM_FILTERS, STRIDES, Stage, round_filters
@@ -125,7 +125,8 @@ class EfficientNet(nn.Module):
     `bn_group_size`, `bn_axis_names` and `epsilon` are BatchNorm's. `padding` is a convention of `conv_padding`.
     `stem_stride` and `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before
     scaling. `remat`: "none", "block", or of the blocks' values those to keep for the backward pass, some of `NAMED`.
-    `scan`: equal blocks are one loop, for compilation; see `chain`.
+    `scan`: equal blocks are one loop, for compilation; see `chain`. `locked`: the stem and that many first blocks
+    (`ALL`: everything) are as in inference, running statistics and no stochastic depth, and pass no gradient.
 
     EfficientNet-Lite has no squeeze-and-excitation (`squeeze`), ReLU6 as `activation`, and `fixed_ends`: the stem and
     the head convolution keep B0's width, the first and the last stage B0's depth.
@@ -147,6 +148,7 @@ class EfficientNet(nn.Module):
     epsilon: float = 1e-3
     remat: str | tuple[str, ...] = "none"
     scan: bool = False
+    locked: int = 0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -165,7 +167,7 @@ class EfficientNet(nn.Module):
         activate = ACTIVATIONS[self.activation]
 
         x = Conv(self.end_filters(STEM_FILTERS), 3, self.stem_stride, self.padding, name="stem_conv", **shared)(images)
-        x = activate(norm(name="stem_bn")(x, train=train))
+        x = activate(norm(name="stem_bn")(x, train=train and not self.locked))
         layout = self.layout()
         blocks = [
             Block(
@@ -184,16 +186,30 @@ class EfficientNet(nn.Module):
             for index, (stage, stride) in enumerate(layout)
         ]
 
+        def as_locked(block: Block, x: jax.Array, own: tuple[int | jax.Array, float | jax.Array]) -> jax.Array:
+            return block(x, train=False, keys=None, keep=own[1])
+
         def call(block: Block, x: jax.Array, own: tuple[int | jax.Array, float | jax.Array]) -> jax.Array:
             site, keep = own
             return block(x, train=train, keys=fold(keys, site), keep=keep)
 
-        keeps = [1.0 - self.stochastic_depth * index / len(layout) for index in range(len(layout))]
-        x = chain(call, blocks, x, list(enumerate(keeps)), policy=self.remat, scan=self.scan)
+        given = [(index, 1.0 - self.stochastic_depth * index / len(layout)) for index in range(len(layout))]
+        locked = len(layout) if self.locked == ALL else self.locked
+        if locked:
+            x = chain(as_locked, blocks[:locked], x, given[:locked], policy="none", scan=self.scan)
+            x = jax.lax.stop_gradient(x)
+        if locked < len(layout):
+            x = chain(call, blocks[locked:], x, given[locked:], policy=self.remat, scan=self.scan)
         if self.head_conv:
             x = Conv(self.end_filters(HEAD_FILTERS), 1, name="head_conv", **shared)(x)
-            x = activate(norm(name="head_bn")(x, train=train))
-        return x
+            x = activate(norm(name="head_bn")(x, train=train and self.locked != ALL))
+        return jax.lax.stop_gradient(x) if self.locked == ALL else x
+
+    @property
+    def locked_parts(self) -> tuple[str, ...]:
+        """Patterns of the paths of what is locked."""
+        blocks = tuple(f"block_{index}" for index in range(self.locked))
+        return ("*",) if self.locked == ALL else ("stem_*", *blocks) if blocks else ()
 
     @property
     def features(self) -> int:

@@ -31,7 +31,7 @@ def report(config: configs.Config, topology: Target) -> dict[str, Any]:
     mesh = sharding.mesh_over(devices_of(topology), fsdp=config.mesh.get("fsdp", 1))
     task = tasks.make(config)
     optimizer = configs.call(
-        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=tuple(config.freeze)
+        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
     )
     one = task.dummy_batch(1)
     batch = {

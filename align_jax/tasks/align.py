@@ -15,8 +15,8 @@ from align_jax.config import Config, call
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.losses.candidates import DUPLICATES
 from align_jax.losses.contrastive import FORMS, Contrastive, contrastive_loss
-from align_jax.models.blocks import in_block
-from align_jax.models.dual_encoder import DualEncoder
+from align_jax.models.blocks import ALL, in_block
+from align_jax.models.dual_encoder import POOLINGS, DualEncoder
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree, SplitRule
 
@@ -40,16 +40,19 @@ class Align:
     objective: str = "softmax"
     negatives: float = 1.0  # share of the other rows that count as negatives
     pixels: str = DEFAULT_PIXELS  # of PIXELS
+    frozen_statistics: bool = False  # the image tower trains with its running statistics, which stay
+    features: bool = False  # batches hold what the locked towers made of pictures and texts
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        """Fresh towers. The batch gives shapes only."""
-        images, ids, mask = (batch[name][:1] for name in ("image", "text_ids", "text_mask"))
-        variables = dict(self.model.init(rng, self._pixels(images), ids, mask, train=False, keys=None))
+        """Fresh towers, for pictures and texts of the sizes that the task has."""
+        images = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.uint8)
+        ids = jnp.zeros((1, self.text_length), jnp.int32)
+        variables = dict(self.model.init(rng, self._pixels(images), ids, ids == 0, train=False, keys=None))
         return variables.pop("params"), variables
 
     def check(self, rows: int) -> None:
-        """Whole groups of BatchNorm in each micro-batch of each device."""
-        group = self.model.image_tower.bn_group_size
+        """Whole groups of BatchNorm in each micro-batch of each device, where it looks at the batch."""
+        group = self.model.image_tower.bn_group_size if self._batch_statistics else 1
         towers.check_rows(rows, group=group, micro_batches=self.micro_batches)
 
     def chance(self, rows: int) -> float | None:
@@ -64,7 +67,7 @@ class Align:
         self, params: Params, model_state: ModelState, task_state: PyTree, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         """The contrastive loss over all N pairs, each device embedding its own rows."""
-        rows = dict(batch) | {"key": row_keys(rng, batch["image"].shape[0])}
+        rows = dict(batch) | {"key": row_keys(rng, batch["ids"].shape[0])}
         later = in_block if self.gather == "block" else None
         run = sharding.per_device(self._rows, rules=self.split, later=later, reduce=self.gradient_dtype)
         _, (parts, sums, new_state) = run((params, model_state), rows)
@@ -77,7 +80,19 @@ class Align:
             "image_cosine": _mean_cosine(sums[0], parts.loss.count),
             "text_cosine": _mean_cosine(sums[1], parts.loss.count),
         }
+        new_state = new_state if self._batch_statistics else model_state
         return parts.loss.total / parts.loss.count, Aux(new_state, task_state, metrics)
+
+    @property
+    def _batch_statistics(self) -> bool:
+        """Whether BatchNorm uses those of the batch, somewhere in the tower, and not the running ones."""
+        return not (self.frozen_statistics or self.model.image_tower.locked == ALL)
+
+    @property
+    def locked(self) -> tuple[str, ...]:
+        """What of the towers is locked."""
+        image, text = self.model.image_tower, self.model.text_tower
+        return towers.locked_paths("image_tower", image) + towers.locked_paths("text_tower", text)
 
     def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Any, ...]]:
         params, model_state = shared
@@ -97,11 +112,19 @@ class Align:
         are the mean over all (design decision 3).
         """
 
+        variables = {"params": params, **model_state}
+
+        def project(micro: Batch) -> tuple[jax.Array, jax.Array, ModelState]:
+            image = self.model.apply(variables, micro["image_features"], method="project_images")
+            return image, self.model.apply(variables, micro["text_features"], method="project_texts"), {}
+
         def embed(micro: Batch) -> tuple[jax.Array, jax.Array, ModelState]:
+            if self.features:
+                return project(micro)
             (image, text), new_state = self.model.apply(
-                {"params": params, **model_state},
-                self._pixels(micro["image"]), micro["text_ids"], micro["text_mask"],
-                train=True, keys=micro["key"], mutable=list(model_state),
+                variables, self._pixels(micro["image"]), micro["text_ids"], micro["text_mask"],
+                train=self._batch_statistics, keys=micro["key"],
+                mutable=list(model_state) if self._batch_statistics else [],
             )  # fmt: skip
             return image, text, new_state
 
@@ -132,14 +155,18 @@ class Align:
         }
 
     def dummy_batch(self, batch_size: int) -> dict[str, np.ndarray]:
-        """Random pairs."""
+        """Random pairs, or features of such."""
         rng = np.random.default_rng(0)
-        return {
+        image, text = self.model.image_tower, self.model.text_tower
+        inputs = {
+            "image_features": rng.normal(size=(batch_size, image.features)).astype(np.float32),
+            "text_features": rng.normal(size=(batch_size, text.width)).astype(np.float32),
+        } if self.features else {
             "image": rng.integers(0, 256, (batch_size, self.image_size, self.image_size, 3), np.uint8),
             "text_ids": rng.integers(0, self.vocab_size, (batch_size, self.text_length), np.int32),
             "text_mask": np.arange(self.text_length)[None, :] < rng.integers(2, self.text_length + 1, (batch_size, 1)),
-            "ids": rng.integers(0, 2**32, (batch_size, 2, 2), np.uint32),
-        }
+        }  # fmt: skip
+        return inputs | {"ids": rng.integers(0, 2**32, (batch_size, 2, 2), np.uint32)}
 
     def _pixels(self, images: jax.Array) -> jax.Array:
         return towers.pixels(images, self.model.param_dtype, self.pixels)
@@ -159,6 +186,8 @@ def build(
     temperature: float = 1.0,
     objective: str = "softmax",
     bias: float = -10.0,
+    text_pooling: str = "cls",
+    frozen_statistics: bool = False,
     label_smoothing: float | None = None,
     negatives: float = 1.0,
     duplicates: str = "negatives",
@@ -171,6 +200,7 @@ def build(
     pixels: str = DEFAULT_PIXELS,
     dtype: str = "float32",
     param_dtype: str = "float32",
+    features: bool = False,
     image_size: int,
     text_length: int,
     vocab_size: int,
@@ -179,11 +209,13 @@ def build(
 
     Args:
       image: fields of EfficientNet, `variant` naming a published width and depth. text: fields of Bert, `size` a
-        published one.
+        published one. Of both, `locked`: the first blocks, and what comes before them, that stay as they are (-1: all).
       embedding: D. image_projection: the linear layer that takes image features of another width to D.
       temperature: at the start, > 0.
       objective: of `OBJECTIVES`. bias: of the sigmoid's logits at the start. label_smoothing: of the softmax's targets,
         0.1 unless given.
+      text_pooling: of `POOLINGS`: what stands for a text, the last vector of [CLS], or the mean over its pieces.
+      frozen_statistics: BatchNorm uses the statistics that the tower came with, in training too, and leaves them.
       negatives, duplicates, loss_form, loss_block: see `contrastive_loss`; the form changes memory and speed alone.
       micro_batches: slices of each device's rows that the towers take one after the other, with the loss and the
         gradients of the whole.
@@ -193,6 +225,7 @@ def build(
       split: (pattern of parameter paths, axis), axis -1 for whole: how those are split over fsdp; the rest go by size.
       pixels: of PIXELS, how bytes become the image tower's numbers.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
+      features: batches hold rows of the locked towers' features instead of pictures and texts.
       image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
     """
     if temperature <= 0:
@@ -207,8 +240,8 @@ def build(
         raise AlignError(f"config.task.label_smoothing: the sigmoid loss has none, found {smoothing}; leave it out")
     for key, value, known in (
         ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS),
-        ("gather", gather, towers.GATHER), ("gradient_dtype", gradient_dtype or param_dtype, towers.DTYPES),
-        ("pixels", pixels, tuple(PIXELS)),
+        ("text_pooling", text_pooling, POOLINGS), ("gather", gather, towers.GATHER), ("pixels", pixels, tuple(PIXELS)),
+        ("gradient_dtype", gradient_dtype or param_dtype, towers.DTYPES),
     ):  # fmt: skip
         towers.one_of(key, value, known)
     if loss_block < 1 or micro_batches < 1:
@@ -218,11 +251,16 @@ def build(
     dtypes: dict[str, Any] = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
     tower = towers.image_tower(image, side=image_size, **dtypes)
     reader = towers.text_tower(text, vocab_size=vocab_size, **dtypes)
-    features = tower.features
-    if not image_projection and features != embedding:
+    width = tower.features
+    if not image_projection and width != embedding:
         raise AlignError(
-            f"config.task.embedding: expected the image tower's {features} features, found {embedding}; "
-            f"set --config.task.embedding={features} or --config.task.image_projection=True"
+            f"config.task.embedding: expected the image tower's {width} features, found {embedding}; "
+            f"set --config.task.embedding={width} or --config.task.image_projection=True"
+        )
+    if features and not tower.locked == reader.locked == ALL:
+        raise AlignError(
+            f"config.data.features: expected both towers locked, found blocks {tower.locked} and {reader.locked}; set "
+            f"--config.task.image.locked={ALL} --config.task.text.locked={ALL} or --config.data.features=False"
         )
     model = DualEncoder(
         image_tower=tower,
@@ -231,6 +269,7 @@ def build(
         image_projection=image_projection,
         temperature_init=temperature,
         bias_init=bias if objective == "sigmoid" else None,
+        text_pooling=text_pooling,
         param_dtype=dtypes["param_dtype"],
     )
     contrast = functools.partial(
@@ -240,14 +279,17 @@ def build(
     reduce = None if gradient_dtype is None else jnp.dtype(gradient_dtype)
     return Align(
         model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, towers.split_rules(split),
-        objective, negatives, pixels,
+        objective, negatives, pixels, frozen_statistics, features,
     )  # fmt: skip
 
 
 def make(config: Config) -> Align:
     """The task of a whole config."""
     given = {key: value for key, value in config.task.to_dict().items() if key != "name"}
+    for name in ("image", "text"):
+        given[name] = towers.as_frozen(given[name], f"{name}_tower", config.freeze)
     sizes = {
+        "features": config.data.get("features", False),
         "image_size": config.data.crop,
         "text_length": config.data.text_length,
         "vocab_size": config.data.vocab.size,

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import paths, sharding, towers
+from align_jax import sharding, towers
 from align_jax.config import Config, call
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.losses.classification import cross_entropy
-from align_jax.models.blocks import in_block
+from align_jax.models.blocks import ALL, in_block
 from align_jax.models.classifier import Classifier
 from align_jax.models.randomness import fold, row_keys
 from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree, SplitRule
@@ -34,7 +34,6 @@ class Classify:
     model: Classifier
     image_size: int
     label_smoothing: float = 0.0
-    frozen_tower: bool = False  # the tower does not train: inference mode
     frozen_statistics: bool = False  # it trains, with its running statistics, which stay
     micro_batches: int = 1  # slices of each device's rows, one after the other
     gather: str = "step"  # when parameters that are split over fsdp come together
@@ -74,7 +73,12 @@ class Classify:
     @property
     def _batch_statistics(self) -> bool:
         """Whether BatchNorm uses those of the batch, and not the running ones."""
-        return not (self.frozen_tower or self.frozen_statistics)
+        return not (self.frozen_statistics or self.model.image_tower.locked == ALL)
+
+    @property
+    def locked(self) -> tuple[str, ...]:
+        """What of the tower is locked."""
+        return towers.locked_paths("image_tower", self.model.image_tower)
 
     def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Any, ...]]:
         """(sums over the rows here, the model state after them). All micro-batches start from the same state."""
@@ -90,7 +94,7 @@ class Classify:
     def _part(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[dict[str, Mean], ModelState]:
         logits, new_state = self.model.apply(
             {"params": params, **model_state}, self._pixels(rows["image"]), train=self._batch_statistics,
-            tower_keys=None if self.frozen_tower else fold(rows["key"], 0), head_keys=fold(rows["key"], 1),
+            tower_keys=fold(rows["key"], 0), head_keys=fold(rows["key"], 1),
             mutable=list(model_state) if self._batch_statistics else [],
         )  # fmt: skip
         losses = cross_entropy(logits, rows["label"], label_smoothing=self.label_smoothing)
@@ -134,7 +138,6 @@ def build(
     pixels: str = DEFAULT_PIXELS,
     dtype: str = "float32",
     param_dtype: str = "float32",
-    frozen_tower: bool = False,
     image_size: int,
     classes: int,
 ) -> Classify:
@@ -145,7 +148,7 @@ def build(
       label_smoothing: of the targets, in [0, 1).
       frozen_statistics: BatchNorm uses the statistics that the tower came with, in training too, and leaves them.
       micro_batches, gather, gradient_dtype, split, pixels, dtype, param_dtype: as those of `align.build`.
-      frozen_tower: whether `config.freeze` names all of the tower. image_size (pixels), classes: as the data give them.
+      image_size (pixels), classes: as the data give them.
     """
     if not 0 <= label_smoothing < 1 or not 0 <= dropout < 1 or classes < 2 or micro_batches < 1:
         raise AlignError(
@@ -161,7 +164,6 @@ def build(
         model=Classifier(tower, classes, dropout, dtypes["param_dtype"]),
         image_size=image_size,
         label_smoothing=label_smoothing,
-        frozen_tower=frozen_tower,
         frozen_statistics=frozen_statistics,
         micro_batches=micro_batches,
         gather=gather,
@@ -174,9 +176,8 @@ def build(
 def make(config: Config) -> Classify:
     """The task of a whole config."""
     given = {key: value for key, value in config.task.to_dict().items() if key != "name"}
-    # The path of the folder, with nothing below it: whatever pattern takes it takes all that is below.
-    frozen = paths.matches("image_tower/", config.freeze)
-    sizes = {"image_size": config.data.crop, "classes": config.data.classes, "frozen_tower": frozen}
+    given["image"] = towers.as_frozen(given["image"], "image_tower", config.freeze)
+    sizes = {"image_size": config.data.crop, "classes": config.data.classes}
     task = call(build, given, where="config.task", **sizes)
     towers.check_side(task.model.image_tower, config.data.get("eval_crop") or task.image_size)
     return task

@@ -3,8 +3,8 @@
 To reach (Table 1, R@1 image->text and text->image): Flickr30k 95.3, 84.9; COCO 77.0, 59.9.
 
 python -m align_jax.build --dataset=flickr30k --source=downloads/flickr30k
-python -m align_jax.main --config=configs/finetune_retrieval.py --workdir=runs/flickr30k \
-  "--config.init=({'checkpoint': 'runs/align_l2', 'paths': {'': ''}},)" \
+python -m align_jax.main --config=configs/align_finetune_retrieval.py --workdir=runs/flickr30k \
+  "--config.init.checkpoints=({'checkpoint': 'runs/align_l2', 'paths': {'': ''}},)" \
   --config.data.vocab.path=runs/align_l2/vocab.txt
 
 COCO: --config.steps=6000 --config.data.source.dataset=coco_karpathy --config.data.source.split=train
@@ -83,7 +83,10 @@ def get_config() -> ConfigDict:
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},
         "export": True,
-        "init": ({"checkpoint": "runs/align_l2", "paths": {"": ""}},),
+        "init": {
+            "image": "", "text": "",  # published towers, by file, folder or hub name
+            "checkpoints": ({"checkpoint": "runs/align_l2", "paths": {"": ""}},),
+        },
         "freeze": (),
         "stages": (),
     })  # fmt: skip

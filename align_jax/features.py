@@ -1,0 +1,82 @@
+"""Features computed once: with both towers frozen, a run trains its heads on what they make of the central window.
+
+Pieces stand in the cache folder, keyed by the weights and the fields of the tower, the data, and the view or the
+vocabulary: a killed run goes on with the next piece, and a second one with the same towers computes nothing.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align_jax import config as configs
+from align_jax import files
+from align_jax.cache import cache_folder
+from align_jax.config import Config
+from align_jax.data.feature_rows import Features
+from align_jax.data.source import Source
+from align_jax.evals.embedding import Embedder
+from align_jax.evals.features import FeatureCache, data_digest, pieces
+from align_jax.types import ModelState, Params
+from align_jax.weights import digest
+
+
+def compute(
+    embedder: Embedder, params: Params, model_state: ModelState, source: Source, config: Config, workdir: Path
+) -> Features:
+    """The features of all records of the training source; all processes call it together.
+
+    `workdir` holds the vocabulary of the run.
+    """
+    data, task = configs.plain(config.data), configs.plain(config.task)
+    records = data_digest(data["source"], source)
+    preprocessing = embedder.pairs.preprocessing()
+    vocabulary = {name: _of_file(workdir / name) for name in embedder.pairs.files()}
+    dtype = task.get("dtype")
+    of_images = _digest(task["image"], task.get("pixels"), dtype, preprocessing)
+    of_texts = _digest(task["text"], task.get("text_pooling"), dtype, data["text_length"], data["vocab"], vocabulary)
+    folder = cache_folder() / "features"
+    images, bad = FeatureCache(embedder, folder).of_source(
+        params, model_state, source, function="image_features",
+        name=f"{digest({'image_tower': params['image_tower']}, model_state)}-{records}-{of_images}",
+    )  # fmt: skip
+    name = f"{digest({'text_tower': params['text_tower']}, {})}-{records}-{of_texts}"
+
+    def texts_of(part: range) -> dict[str, np.ndarray]:
+        texts = [[text for text in source.about(index).texts if text.strip()] for index in part]
+        rows = {text: -1 for record in texts for text in record}
+        usable = [text for text in rows if _has_words(embedder, text)]
+        rows |= {text: row for row, text in enumerate(usable)}
+        found = embedder.texts(params, model_state, usable, function="text_features") if usable else np.zeros((0, 0))
+        which = np.array([rows[text] for record in texts for text in record], np.int64)
+        return {"rows": found.astype(np.float32), "which": which, "counts": np.array([len(record) for record in texts])}
+
+    parts = [piece for _, piece in pieces(folder / name, len(source), texts_of, what="text_features", unit="record")]
+    first = np.cumsum([0, *(len(piece["rows"]) for piece in parts)])
+    counts = np.concatenate([piece["counts"] for piece in parts])
+    return Features(
+        images, bad, np.concatenate([piece["rows"] for piece in parts if len(piece["rows"])]),
+        np.concatenate([
+            np.where(piece["which"] < 0, -1, piece["which"] + start) for piece, start in zip(parts, first, strict=False)
+        ]),
+        np.cumsum(counts) - counts,
+    )  # fmt: skip
+
+
+def _has_words(embedder: Embedder, text: str) -> bool:
+    try:
+        embedder.pairs.texts([text])
+    except ValueError:
+        return False
+    return True
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    """On the process that reads and writes the cache; the others ask it."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if files.is_writer() else ""
