@@ -1,8 +1,11 @@
 """The files of a run: each appears whole or not at all, written by one process for all."""
 
 import json
+import secrets
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,21 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     writer(partial)
     partial.replace(path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A path for a new folder; at the end it takes the name, and the place, of `folder`; after an error it is gone."""
+    own = secrets.token_hex(4)  # other processes may write the same
+    partial, before = (folder.with_name(f"{folder.name}.{state}-{own}") for state in ("partial", "before"))
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(before)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,15 +8,14 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from safetensors import safe_open
 
-from align_jax import code, paths, sharding
+from align_jax import code, compact, paths, sharding
 from align_jax import config as configs
 from align_jax import run as runs
 from align_jax.cache import cache_folder
 from align_jax.checkpoint import finished
 from align_jax.interop import hub, own_folder
-from align_jax.interop.reading import json_of
+from align_jax.interop.reading import SafetensorsFile, json_of
 from align_jax.interop.source import open_pretrained, save_foreign
 from align_jax.model import Model
 from align_jax.types import AlignError
@@ -76,9 +75,9 @@ def weights_at(place: Place, parts: runs.Run) -> Weights:
     """Loads them onto the devices."""
     if place.step is not None:
         return parts.weights(parts.restored(place.step))
-    with safe_open(place.folder / EXPORTED, framework="np") as file:
-        tree = paths.unflatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        step = (file.metadata() or {}).get("step")
+    file = SafetensorsFile(place.folder / EXPORTED)
+    tree = paths.unflatten(compact.unpack(file, file.metadata().get("weights", "float32")))
+    step = file.metadata().get("step")
     where = sharding.replicated(parts.mesh)
     params, model_state = jax.device_put((tree["params"], tree.get("model_state", {})), where)
     return Weights(

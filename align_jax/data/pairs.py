@@ -78,7 +78,7 @@ class Pairs:
 
     def preprocessing(self) -> dict[str, Any]:
         """`image` and `texts` for other programs."""
-        return self.view.preprocessing() | {"text_length": self.text_length}
+        return self.view.preprocessing() | {"text_length": self.text_length} | self.tokenizer.preprocessing()
 
 
 def make(

@@ -124,6 +124,15 @@ class WordPiece:
         """What a run keeps of it."""
         return {FILE: self.save}
 
+    def preprocessing(self) -> dict[str, Any]:
+        """`encode` for other programs."""
+        ids = {piece.strip("[]").lower(): self.pieces.index(piece) for piece in SPECIAL}
+        return {
+            "tokenizer": "wordpiece", "tokenizer_file": FILE, "lowercase": self.lowercase,
+            "strip_accents": self.lowercase, "longest_word": LONGEST, "special_ids": ids, "first_ids": [self._cls],
+            "last_ids": [self._sep], "padding_id": 0, "padding_side": "right", "truncation_side": "right",
+        }  # fmt: skip
+
     def coverage(self, words: WordCounts) -> tuple[float, float]:
         """(share of all words met that need no [UNK], mean number of pieces of those), by the words that are held."""
         unknown = self.pieces.index("[UNK]")

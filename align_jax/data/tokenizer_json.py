@@ -32,9 +32,7 @@ class TokenizerJson:
         try:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise AlignError(
-                f"{where}: expected a tokenizer of the library tokenizers, found none: {error}"
-            ) from error
+            raise AlignError(f"{where}: expected a tokenizer of the library tokenizers, found none: {error}") from error
         self._text = text
         pieces = self._tokenizer.get_vocab()
         self.vocab_size = 1 + max(pieces.values(), default=-1)
@@ -94,6 +92,14 @@ class TokenizerJson:
     def files(self) -> Mapping[str, Callable[[Path], Any]]:
         """What a run keeps of it."""
         return {FILE: self.save}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """`encode` for other programs; the rest is what the file says."""
+        return {
+            "tokenizer": "tokenizers", "tokenizer_file": FILE, "first_ids": list(self.first),
+            "last_ids": list(self.last), "padding_id": self.padding, "padding_side": "right",
+            "truncation_side": "right",
+        }  # fmt: skip
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [B, L], mask bool [B, L]) with L = `length`: `first`, pieces, `last`, cut to fit, padded."""

@@ -30,6 +30,10 @@ class Tokenizer(Protocol):
         """What a run keeps of it: name -> what writes the file."""
         ...
 
+    def preprocessing(self) -> dict[str, Any]:
+        """`encode` for other programs."""
+        ...
+
 
 def tokenizer(
     source: Source | None, *, folder: Path, size: int, path: str | None = None, lowercase: bool = True

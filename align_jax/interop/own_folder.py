@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from align_jax import paths
+from align_jax import compact, paths
 from align_jax.data import classes
 from align_jax.data.labelled import VIEWS
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.data.tokenizer_folder import FILES as VOCABULARIES
 from align_jax.interop.pretrained import Foreign, Pretrained
-from align_jax.interop.reading import json_of, tensors_of
+from align_jax.interop.reading import SafetensorsFile, json_of
 from align_jax.types import AlignError
 
 WEIGHTS, CONFIG, ORIGIN, PREPROCESSING = "model.safetensors", "config.json", "origin.json", "preprocessing.json"
@@ -51,8 +51,8 @@ def is_whole(config: Mapping[str, Any]) -> bool:
 
 def read(folder: Path) -> Pretrained:
     """An export, or what `write` wrote. AlignError for a damaged one."""
-    config, tensors = json_of(folder / CONFIG), tensors_of(folder / WEIGHTS)
-    tree = paths.unflatten(dict(tensors))
+    config, tensors = json_of(folder / CONFIG), SafetensorsFile(folder / WEIGHTS)
+    tree = paths.unflatten(compact.unpack(tensors, tensors.metadata().get("weights", "float32")))
     if not isinstance(tree.get("params"), dict):
         raise AlignError(f"{folder / WEIGHTS}: expected tensors below params/, found {', '.join(tree) or 'none'}")
     data = {key: config.get("data", {})[key] for key in DATA if key in config.get("data", {})}

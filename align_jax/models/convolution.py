@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from align_jax.models.depthwise import Padding, pad, shifts
+from align_jax.models.lowering import by_platform
 
 
 def dense_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     """Convolves x, with the lowering that suits the platform."""
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=lambda x, kernel: patch_conv(x, kernel, stride, padding),

@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from align_jax.models.lowering import by_platform
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     """Convolves every channel of x by itself, with the lowering that suits the platform."""
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=lambda x, kernel: shifted_conv(x, kernel, stride, padding),

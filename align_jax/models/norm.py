@@ -36,14 +36,19 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, self.param_dtype)
 
-        entries = x.astype(self.param_dtype).reshape(x.shape[0], -1, x.shape[-1])
-        if train:
-            mean, var = self._statistics(entries)
-            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                for running, new in ((running_mean, mean), (running_var, var)):
-                    running.value = self.momentum * running.value + (1 - self.momentum) * new.mean(0)
-        else:
-            mean, var = running_mean.value[None], running_var.value[None]
+        x = x.astype(self.param_dtype)
+        if not train:
+            # Nothing here depends on the number of rows: exported, it is a multiply and an add beside the convolution,
+            # which runtimes take into it.
+            factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+            shift = bias - running_mean.value * factor
+            factor, shift = (v.reshape(*(1,) * (x.ndim - 1), -1) for v in (factor, shift))
+            return (x * factor + shift).astype(self.dtype)
+        entries = x.reshape(x.shape[0], -1, x.shape[-1])
+        mean, var = self._statistics(entries)
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            for running, new in ((running_mean, mean), (running_var, var)):
+                running.value = self.momentum * running.value + (1 - self.momentum) * new.mean(0)
         # One multiply and one add per entry: the rest has the size of the statistics.
         factor = scale[None] * lax.rsqrt(var + self.epsilon)
         factor, shift = (

@@ -1,0 +1,69 @@
+"""What stands beside every export: tokenizer or classes, preprocessing.json, signature.json."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align_jax import config as configs
+from align_jax import files, provenance
+from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
+from align_jax.exporting.subject import Subject
+from align_jax.run import Run
+from align_jax.weights import Weights
+
+SIGNATURE, PREPROCESSING = "signature.json", "preprocessing.json"
+# How a file becomes pixels, and pixels a square: data/images.py.
+PICTURES = {
+    "colour": "RGB", "orientation": "EXIF applied", "transparency": "on white", "animation": "first frame",
+    "antialias": True, "window": "central", "input": "uint8 [B, H, W, 3]",
+}  # fmt: skip
+
+
+def write(parts: Run, folder: Path, signature: Mapping[str, Any]) -> None:
+    """Each whole; all processes call it together."""
+    for name, save in parts.pairs.files().items():
+        files.write(folder / name, save)
+    files.write_json(folder / PREPROCESSING, preprocessing(parts))
+    files.write_json(folder / SIGNATURE, signature)
+
+
+def preprocessing(parts: Run) -> dict[str, Any]:
+    """All that another program needs to feed the model: from a file to pixels, to the tower's numbers; from a text to
+    ids. Programs (StableHLO, ONNX) take the uint8 square and apply scale * x + offset themselves.
+    """
+    pixels = PIXELS[parts.config.task.get("pixels", DEFAULT_PIXELS)]
+    return PICTURES | parts.pairs.preprocessing() | pixels.preprocessing()
+
+
+def signature(parts: Run, weights: Weights, *, format: str, kind: str) -> dict[str, Any]:
+    """What an export is of. `digest` is that of the weights as trained; every process calls it together."""
+    params = weights.params
+    temperature = float(np.exp(np.asarray(params["log_temperature"]))) if "log_temperature" in params else None
+    versions = provenance.versions()
+    return {
+        "format": format,
+        "task": configs.plain(parts.config.task),
+        "weights": kind, "digest": weights.digest, "step": weights.step, "averaged": weights.averaged,
+        "temperature": temperature,
+        "versions": {name: versions[name] for name in ("align_jax", "jax", "numpy") if name in versions},
+    }  # fmt: skip
+
+
+def functions(subject: Subject, suffix: str) -> dict[str, Any]:
+    """Inputs and outputs of each function, B being any number of rows; `suffix` of its file, or ''."""
+    found = {}
+    for name in subject.functions:
+        row = subject.output(name)
+        found[name] = {
+            **({"file": name + suffix} if suffix else {}),
+            "inputs": [_array(key, given.dtype, given.shape) for key, given in subject.inputs(name).items()],
+            "outputs": [_array("rows", row.dtype, row.shape)],
+            "unit_length": name.startswith("embed_"),
+        }
+    return found
+
+
+def _array(name: str, dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "dtype": np.dtype(dtype).name, "shape": ["B", *shape]}
