@@ -28,7 +28,7 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     preprocessing.json and embeddings.
     """
     folder = parts.workdir / "export"
-    model = Model(parts, parts.optimizer.averaged(state.params, state.opt_state), state.model_state)
+    model = Model(parts, parts.weights(state))
     tree = paths.flatten({"params": model.params, "model_state": model.model_state})
     arrays = {path: np.asarray(leaf) for path, leaf in tree.items()}
     facts = {"step": str(int(state.step))}

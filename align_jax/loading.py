@@ -26,13 +26,22 @@ class Place:
     step: int | None  # of the checkpoint; None: an export
 
 
-def load(path: str | Path) -> Model:
-    """The model of a work directory (its last checkpoint), of one of its checkpoints/<step>, or of an export."""
-    place = locate(path)
+def load(name_or_path: str | Path) -> Model:
+    """A model for use, on all devices of this machine.
+
+    Args:
+      name_or_path: a work directory, whose last checkpoint it takes; one of its checkpoints/STEP; an export; or a
+        Hugging Face folder of an ALIGN, or the name of one on the hub ("kakaobrain/align-base"), which is fetched once.
+        Averaged weights go before the last ones where a run keeps them.
+
+    Raises:
+      AlignError: where none of these is there, and where weights are not what their config says.
+    """
+    place = locate(name_or_path)
     parts = parts_of(place.folder)
     with jax.set_mesh(parts.mesh):
         weights = weights_at(place, parts)
-    return Model(parts, weights.params, weights.model_state)
+    return Model(parts, weights)
 
 
 def locate(path: str | Path) -> Place:
