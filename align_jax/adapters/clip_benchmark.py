@@ -4,11 +4,14 @@ from align_jax.adapters import clip_benchmark
 model, transform, tokenizer = clip_benchmark.load("runs/demo")
 zeroshot_retrieval.evaluate(model, loader, tokenizer, device="cpu", amp=False)  # the pictures of loader by transform
 
-Its whole command line, with `--model_type=align_jax` for a folder of ours (needs what clip-benchmark needs: torch,
-torchvision and open_clip; `--output`, since its own name of the file would hold the path of the folder):
+Its whole command line, with `--model_type=align_jax` for a folder of ours:
 
 python -m align_jax.adapters.clip_benchmark eval --model_type=align_jax --pretrained=runs/demo \\
-  --dataset=cifar10 --output=cifar10.json
+  --dataset=wds/mine --dataset_root=mine --task=zeroshot_retrieval --num_workers=0 --no_amp --output=result.json
+
+That needs all that clip-benchmark needs (torchvision, open_clip, pycocoevalcap); `--output`, since by default the path
+of the model would be a part of the file's name; `--num_workers=0` with wds/ data sets, which cannot be pickled; and for
+classification with clip-benchmark 1.6.2 a numpy below 2.4, since it makes numbers of arrays of one element.
 """
 
 import dataclasses

@@ -41,12 +41,22 @@ class SentenceEncoder:
         self.model_card_data = ModelCardData()
 
     def encode(
-        self, inputs: Any, prompt_name: str | None = None, prompt: str | None = None, batch_size: int = 32,
-        show_progress_bar: bool | None = None, output_value: str | None = "sentence_embedding",
-        precision: str = "float32", convert_to_numpy: bool = True, convert_to_tensor: bool = False, device: Any = None,
-        normalize_embeddings: bool = False, truncate_dim: int | None = None, pool: Any = None,
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: Any = None,
         chunk_size: int | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Embeddings f32 [n, D] of a list of inputs, [D] of one alone, [0] of an empty list.
 
         Args:
@@ -65,7 +75,10 @@ class SentenceEncoder:
           AlignError, BadExample: as `Model.embed_texts` and `Model.embed_images`; for a prompt that has no such name;
             for what SentenceTransformer knows and this does not.
         """
-        refused = {"output_value": (output_value, "sentence_embedding"), "precision": (precision, "float32")}
+        refused = {
+            "output_value": (output_value, "sentence_embedding"),
+            "precision": (precision or "float32", "float32"),
+        }
         for name, (found, only) in (refused | {"pool": (pool, None)}).items():
             if found != only:
                 raise AlignError(f"encode: expected {name}={only!r}, all that a model of ours has, found {found!r}")
