@@ -39,7 +39,7 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     """
     folder = parts.workdir / "export"
     weights = parts.weights(state)
-    model = Model(parts, weights.params, weights.model_state)
+    model = Model(parts, weights)
     tree = paths.flatten({"params": model.params, "model_state": model.model_state})
     stored = {path: np.asarray(leaf) for path, leaf in tree.items()}
     native.save(stored, parts, folder, step=weights.step, kind="float32")

@@ -1,6 +1,7 @@
 """Embeds whole sources with a task's functions: in batches over the mesh, the last one padded, results on the host."""
 
 import json
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,7 +38,9 @@ class Embedder:
 
     def __init__(self, functions: dict[str, Function], pairs: Examples, *, mesh: jax.sharding.Mesh, batch_size: int):
         self.pairs, self.mesh = pairs, mesh
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        # Two programs that start at once, on some devices the one first and on some the other, wait for each other.
+        self._launch = threading.Lock()
         self._opened: dict[str, Source] = {}
         self._remembered: dict[Hashable, Any] | None = None
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
@@ -116,7 +119,7 @@ class Embedder:
 
         with ThreadPoolExecutor(2) as pool:
             batches = ({"image": np.stack(list(pool.map(pixels, part)))} for part in self._parts(len(images)))
-            rows = self._run(function, params, model_state, batches, len(images))
+            rows = self.run(function, params, model_state, batches, count=len(images))
         rows[list(bad)] = 0.0
         return rows, bad
 
@@ -125,31 +128,46 @@ class Embedder:
     ) -> np.ndarray:
         """Rows f32 [n, D] of what the task's `function` makes of texts: by default embeddings, of unit length."""
         batches = (self.pairs.texts(texts[part.start : part.stop]) for part in self._parts(len(texts)))
-        return self._run(function, params, model_state, batches, len(texts))
+        return self.run(function, params, model_state, batches, count=len(texts))
 
-    def _parts(self, count: int) -> Iterator[range]:
-        return (range(start, min(start + self._batch_size, count)) for start in range(0, count, self._batch_size))
+    def run(
+        self, name: str, params: Params, model_state: ModelState, batches: Iterable[Batch], *,
+        count: int | None = None, progress: bool = True,
+    ) -> np.ndarray:  # fmt: skip
+        """Rows f32 [n, D] of what the task's function `name` makes of rows as `Examples` makes them.
 
-    def _run(
-        self, name: str, params: Params, model_state: ModelState, batches: Iterable[dict[str, np.ndarray]], count: int
-    ) -> np.ndarray:
+        Each batch has `batch_size` rows, but for the last one. `count`: n, where it is known, for the bar. Several
+        threads may call it.
+        """
         if name not in self._functions:
             raise AlignError(f"{name}: the model has no such function, only {sorted(self._functions)}")
-        if not count:
-            raise AlignError(f"{name}: expected at least one input, found none")
-        rows = min(self._batch_size, 1 << (count - 1).bit_length())
-        rows = -(-rows // self.mesh.size) * self.mesh.size
-        own = sharding.local_rows(self.mesh, rows)
-        parts = []
-        total = -(-count // self._batch_size)
-        for batch in tqdm(batches, name, total, unit="batch", delay=SLOW, leave=False, disable=None):
+        bar = tqdm(
+            batches, name, None if count is None else -(-count // self.batch_size), unit="batch", delay=SLOW,
+            leave=False, disable=None if progress else True,
+        )  # fmt: skip
+        rows, parts = 0, []
+        for batch in bar:
+            given = len(next(iter(batch.values())))
+            rows = rows or self._rows(given)
+            own = sharding.local_rows(self.mesh, rows)
             local = {key: _padded(values, rows)[own.start : own.stop] for key, values in batch.items()}
-            found = self._functions[name](params, model_state, sharding.place(self.mesh, local))
-            parts.append(found[: len(next(iter(batch.values())))])
+            with self._launch:
+                found = self._functions[name](params, model_state, sharding.place(self.mesh, local))
+            parts.append(found[:given])
+        if not parts:
+            raise AlignError(f"{name}: expected at least one input, found none")
         rows_found = np.concatenate([np.asarray(part, np.float32) for part in parts])
         if not np.isfinite(rows_found).all():  # nothing is larger than nan: every rank would be the first
             raise AlignError(f"{name}: expected finite embeddings, found nan or infinity; the weights are broken")
         return rows_found
+
+    def _rows(self, given: int) -> int:
+        """Of the program that takes `given` rows."""
+        rows = min(self.batch_size, 1 << (given - 1).bit_length())
+        return -(-rows // self.mesh.size) * self.mesh.size
+
+    def _parts(self, count: int) -> Iterator[range]:
+        return (range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size))
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:
