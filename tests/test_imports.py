@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "interop": LOW | {"paths", "models"},
     "curation": LOW | {"data"},
     "reporting": set(),
-    "searching": LOW | {"files", "sharding", "data", "evals", "provenance", "weights", "reporting", "model", "embed"},
+    "embeddings": LOW | {"files", "data", "evals", "provenance", "weights", "model"},
+    "searching": LOW | {"files", "sharding", "data", "evals", "reporting", "model", "embeddings"},
 }
 
 

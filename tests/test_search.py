@@ -24,7 +24,7 @@ from align_jax.searching.collection import open_collection
 from align_jax.searching.engine import Engine, Query
 from align_jax.searching.exact import Exact
 from align_jax.searching.index import Approximate, Index, open_index
-from align_jax.searching.options import parse, source_options
+from align_jax.data.options import parse, source_options
 from align_jax.types import AlignError
 
 
@@ -167,7 +167,7 @@ def test_embedding_goes_on_after_a_kill_and_is_used_again(model, finished_run, t
     assert len(calls) == 5 and again.folder == found.folder
     assert again.folder.parent == tmp_path / "search"
     expected = model.embed_images([finished_run.parent / found.about(place).id for place in range(16)])
-    np.testing.assert_allclose(again.vectors(), expected, atol=1e-5)
+    np.testing.assert_allclose(again.images[:], expected, atol=1e-5)
     assert not list(found.folder.rglob("texts*")), "captions are not searched"
 
 
@@ -265,7 +265,7 @@ def test_a_folder_of_pictures(model, tmp_path):
 def test_a_text_finds_what_the_model_finds(engine, model, collection):
     for text in ("red cross", "a line in blue"):
         answer = engine.search(Query(text=text, count=5))
-        scores = collection.vectors() @ model.embed_texts([text])[0]
+        scores = collection.images[:] @ model.embed_texts([text])[0]
         assert [hit.row for hit in answer.hits] == np.argsort(-scores, kind="stable")[:5].tolist()
         np.testing.assert_allclose([hit.score for hit in answer.hits], np.sort(scores)[::-1][:5], atol=1e-5)
         assert answer.notes == [] and set(answer.milliseconds) == {"embedding", "searching"}
@@ -281,12 +281,12 @@ def test_pictures_plus_and_minus_texts(engine, model, collection, finished_run):
     wanted = 3 * picture + 2 * plus - 0.5 * minus
     query = Query(image=path.read_bytes(), image_weight=3, text="a line", without="red", without_weight=0.5, count=16)
     hits = engine.search(query).hits
-    scores = collection.vectors() @ (wanted / np.linalg.norm(wanted))
+    scores = collection.images[:] @ (wanted / np.linalg.norm(wanted))
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1], atol=1e-5)
     # Two texts to one picture, as in the paper.
     wanted = picture + 2 * plus
     hits = engine.search(Query(image=path.read_bytes(), text="a line", count=1)).hits
-    np.testing.assert_allclose(hits[0].score, np.max(collection.vectors() @ wanted) / np.linalg.norm(wanted), atol=1e-5)
+    np.testing.assert_allclose(hits[0].score, np.max(collection.images[:] @ wanted) / np.linalg.norm(wanted), atol=1e-5)
 
 
 def test_filters(engine):
