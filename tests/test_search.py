@@ -14,7 +14,7 @@ import shapes_run
 from PIL import Image
 
 import align_jax
-from align_jax import embed, sharding
+from align_jax import sharding
 from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.evals.blockwise import Blockwise
@@ -148,34 +148,22 @@ def test_wrong_index_options(model, collection, kind, options, match):
         open_index(model, collection, kind, options, threads=1)
 
 
-def test_embedding_goes_on_after_a_kill_and_is_used_again(model, finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "PIECE", 5)
-    real, calls = embed._embed_piece, []
-
-    def killed_at_the_third(model, reader, folder):
-        calls.append(folder.name)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        real(model, reader, folder)
-
-    monkeypatch.setattr(embed, "_embed_piece", killed_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
+def test_what_is_embedded_is_used_again(model, finished_run, tmp_path, monkeypatch):
     found = opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
-    assert calls == ["0.partial", "5.partial", "10.partial", "10.partial", "15.partial"]
+    monkeypatch.setattr(model.embedder, "begin", lambda *_: pytest.fail("embedded again"))
     again = opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
-    assert len(calls) == 5 and again.folder == found.folder
-    assert again.folder.parent == tmp_path / "search"
+    monkeypatch.undo()
+    assert again.folder == found.folder and again.folder.parent == tmp_path / "search"
     expected = model.embed_images([finished_run.parent / found.about(place).id for place in range(16)])
     np.testing.assert_allclose(again.images[:], expected, atol=1e-5)
-    assert not list(found.folder.rglob("texts*")), "captions are not searched"
+    assert not list(found.folder.rglob("text*")), "captions are not searched"
 
 
 def test_a_folder_of_something_else_is_refused(model, finished_run, tmp_path):
     options, folder = source_options(str(finished_run.parent / "pairs.jsonl")), tmp_path / "index"
     open_collection(model, options, workdir=tmp_path, folder=folder)
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
-    data = json.loads((folder / "collection.json").read_text())["data"]
+    data = json.loads((folder / "embeddings.json").read_text())["data"]
     other = align_jax.load(finished_run / "export")
     other.params = jax.tree.map(lambda leaf: leaf * 2, other.params)
     with pytest.raises(AlignError, match=r"made with another checkpoint: weights \w{16}, now \w{16}; give an"):
@@ -186,7 +174,7 @@ def test_a_folder_of_something_else_is_refused(model, finished_run, tmp_path):
     found = open_collection(model, source_options(f"{moved}/pairs.jsonl"), workdir=tmp_path, folder=folder)
     assert len(found) == 16, "where the same data lie does not matter"
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
-    with pytest.raises(AlignError, match=r"expected a new folder or an index, found .* with other files in it"):
+    with pytest.raises(AlignError, match=r"--index: expected a new folder, or embeddings, found .* with other files in it"):
         open_collection(model, options, workdir=tmp_path, folder=tmp_path)
 
 
