@@ -20,7 +20,8 @@ from align_jax import compact, exporting, files, paths
 from align_jax.cli import main_of
 from align_jax.data import source as sources
 from align_jax.data.source import Source
-from align_jax.embed import embed_source
+from align_jax.embeddings.layout import clear
+from align_jax.embeddings.making import embed_source, facts_of
 from align_jax.evaluate import OVERRIDE, sections
 from align_jax.exporting import check, measuring, native, side_files, subject
 from align_jax.loading import locate, parts_of, weights_at
@@ -44,7 +45,10 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     stored = {path: np.asarray(leaf) for path, leaf in tree.items()}
     native.save(stored, parts, folder, step=weights.step, kind="float32")
     side_files.write(parts, folder, side_files.signature(parts, weights, format="align_jax", kind="float32"))
-    embed_source(model, source, folder / "embeddings")
+    facts = facts_of(model, source, parts.config.data.source)
+    if files.is_writer():
+        clear(folder / "embeddings", facts)
+    embed_source(model, source, folder / "embeddings", facts=facts)
     return folder
 
 

@@ -22,7 +22,7 @@ from align_jax.searching import index as indexes
 from align_jax.searching import page
 from align_jax.searching.collection import open_collection
 from align_jax.searching.engine import Engine
-from align_jax.searching.options import parse, source_options
+from align_jax.data.options import parse, source_options
 
 THREADS = min(os.cpu_count() or 1, 8)
 
