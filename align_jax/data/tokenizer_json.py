@@ -23,8 +23,8 @@ class TokenizerJson:
     Such a text is spelt in ordinary pieces where the model can (byte-level BPE); where the model's own vocabulary gives
     the special piece back (Unigram), that piece is left out.
 
-    Attributes: vocab_size (rows of an embedding table that holds all ids), first and last (ids of the special pieces
-    around each text, as the file's post-processor puts them), padding (id).
+    Attributes: text (the file's), vocab_size (rows of an embedding table that holds all ids), first and last (ids of
+    the special pieces around each text, as the file's post-processor puts them), padding (id).
     """
 
     def __init__(self, text: str, where: str = FILE):
@@ -33,7 +33,7 @@ class TokenizerJson:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise AlignError(f"{where}: expected a tokenizer of the library tokenizers, found none: {error}") from error
-        self._text = text
+        self.text = text
         pieces = self._tokenizer.get_vocab()
         self.vocab_size = 1 + max(pieces.values(), default=-1)
         self._tokenizer.no_truncation()  # cut here: truncation is a state that threads would share
@@ -53,7 +53,7 @@ class TokenizerJson:
         self._special = (special | {*self.first, *self.last, self.padding}) - {_unknown(json.loads(text), pieces)}
 
     def __reduce__(self):
-        return TokenizerJson, (self._text,)
+        return TokenizerJson, (self.text,)
 
     @classmethod
     def load(cls, path: str | Path) -> TokenizerJson:
@@ -87,7 +87,7 @@ class TokenizerJson:
 
     def save(self, path: str | Path) -> None:
         """Writes the tokenizer.json that was read."""
-        Path(path).write_text(self._text, encoding="utf-8")
+        Path(path).write_text(self.text, encoding="utf-8")
 
     def files(self) -> Mapping[str, Callable[[Path], Any]]:
         """What a run keeps of it."""
