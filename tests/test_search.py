@@ -16,6 +16,7 @@ from PIL import Image
 import align_jax
 from align_jax import sharding
 from align_jax.data import source as sources
+from align_jax.data.options import parse, source_options
 from align_jax.data.source import BadExample
 from align_jax.evals.blockwise import Blockwise
 from align_jax.searching import index as indexes
@@ -24,7 +25,6 @@ from align_jax.searching.collection import open_collection
 from align_jax.searching.engine import Engine, Query
 from align_jax.searching.exact import Exact
 from align_jax.searching.index import Approximate, Index, open_index
-from align_jax.data.options import parse, source_options
 from align_jax.types import AlignError
 
 
@@ -174,7 +174,9 @@ def test_a_folder_of_something_else_is_refused(model, finished_run, tmp_path):
     found = open_collection(model, source_options(f"{moved}/pairs.jsonl"), workdir=tmp_path, folder=folder)
     assert len(found) == 16, "where the same data lie does not matter"
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
-    with pytest.raises(AlignError, match=r"--index: expected a new folder, or embeddings, found .* with other files in it"):
+    with pytest.raises(
+        AlignError, match=r"--index: expected a new folder, or embeddings, found .* with other files in it"
+    ):
         open_collection(model, options, workdir=tmp_path, folder=tmp_path)
 
 
