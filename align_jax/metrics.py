@@ -4,7 +4,8 @@ metrics.jsonl has rows {"step": s, name: value, ..}. Training and evaluation wri
 repeats the steps after its checkpoint: a reader takes the last value of each name at each step. events.jsonl has what
 happened besides: {"time": seconds since 1970, "step": s, "event": name, ..}.
 
-clu's own writers import TensorFlow; TensorBoard files are written by tensorboardX instead.
+clu's own writers import TensorFlow; TensorBoard files are written by tensorboardX instead, which imports torch where it
+finds it: only what writes them waits for that.
 """
 
 import json
@@ -19,7 +20,6 @@ from typing import Any
 
 import jax
 from clu import parameter_overview
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from align_jax import files
@@ -48,8 +48,7 @@ class Recorder:
         self._examine = examine
         self._at = start  # the step that was last started
         self._waited = 0.0  # seconds for data, since the time from which the speed is counted
-        board = str(workdir / "tensorboard")
-        self._board = SummaryWriter(board, purge_step=start + 1, write_to_disk=self._writes)
+        self._board = _board(workdir / "tensorboard", purge_step=start + 1) if self._writes else None
         self._every, self._steps, self._rows = every, steps, rows
         self._pending: tuple[int, Mapping[str, Mean]] | None = None
         self._left_out: list[Mean] = []  # of each step since the last logged one: whether it was not finite
@@ -125,7 +124,7 @@ class Recorder:
         """One row of metrics.jsonl and the same scalars for TensorBoard."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            if math.isfinite(value):
+            if self._board is not None and math.isfinite(value):
                 self._board.add_scalar(_tag(name), value, step)
 
     def results(self, step: int, results: list[Result]) -> None:
@@ -149,7 +148,8 @@ class Recorder:
         else:
             self.note("stopped", text=str(error) or type(error).__name__)
         self._bar.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
         self._lines.close()
         self._events.close()
 
@@ -160,10 +160,16 @@ def write_scalars(folder: Path, step: int, results: list[Result]) -> None:
     `folder` is theirs alone: of each, TensorBoard follows the newest file, and would lose sight of a run that trains.
     """
     if files.is_writer():
-        with SummaryWriter(str(folder)) as board:
+        with _board(folder) as board:
             for result in results:
                 if math.isfinite(result.value):
                     board.add_scalar(_tag(_name(result)), result.value, step)
+
+
+def _board(folder: Path, **options: Any) -> Any:
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder), **options)
 
 
 def _name(result: Result) -> str:
