@@ -16,7 +16,8 @@ from align_jax import files, paths
 from align_jax.cli import main_of
 from align_jax.data import source as sources
 from align_jax.data.source import Source
-from align_jax.embed import embed_source
+from align_jax.embeddings.layout import clear
+from align_jax.embeddings.making import embed_source, facts_of
 from align_jax.loading import EXPORTED, parts_of
 from align_jax.model import Model
 from align_jax.run import Run
@@ -37,7 +38,10 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
         files.write(folder / name, functools.partial(shutil.copyfile, parts.workdir / name))
     preprocessing = parts.pairs.preprocessing() | {"scale": 1 / 127.5, "offset": -1.0}
     files.write_json(folder / "preprocessing.json", preprocessing)
-    embed_source(model, source, folder / "embeddings")
+    facts = facts_of(model, source, parts.config.data.source)
+    if files.is_writer():
+        clear(folder / "embeddings", facts)
+    embed_source(model, source, folder / "embeddings", facts=facts)
     return folder
 
 

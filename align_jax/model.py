@@ -12,12 +12,13 @@ import numpy as np
 from align_jax import inputs, sharding, zero_shot
 from align_jax import run as runs
 from align_jax.data.source import BadExample
+from align_jax.evals.embedding import READERS, begun
 from align_jax.inputs import Picture, Pictures, Texts
 from align_jax.types import AlignError, Batch
 from align_jax.weights import Weights
 from align_jax.zero_shot import TEMPLATE, ZeroShotClassifier
 
-AHEAD = 16  # pictures that are held whole at a time; of the others only the square that the model sees
+AHEAD = 16  # pictures, of which twice as many are held whole; of the others only the square that the model sees
 
 
 class Model:
@@ -166,9 +167,9 @@ class Model:
 
     def _of_images(self, function: str, images: Pictures, progress: bool) -> np.ndarray:
         given = inputs.pictures(images)
-        with ThreadPoolExecutor(2) as pool:
-            parts = inputs.chunks(enumerate(given), AHEAD)
-            squares = (square for part in parts for square in pool.map(self._square, part))
+        with ThreadPoolExecutor(READERS) as pool:
+            reading = (pool.map(self._square, part) for part in inputs.chunks(enumerate(given), AHEAD))
+            squares = (square for part in begun(reading, 1) for square in part)
             batches = ({"image": np.stack(part)} for part in inputs.chunks(squares, self.embedder.batch_size))
             return self._in_batches(function, batches, _length(given), progress)
 

@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "curation": LOW | {"data"},
     "reporting": set(),
     "adapters": LOW | {"data", "inputs", "loading", "model"},
-    "searching": LOW | {"files", "sharding", "data", "evals", "provenance", "weights", "reporting", "model", "embed"},
+    "embeddings": LOW | {"files", "data", "evals", "provenance", "weights", "model"},
+    "searching": LOW | {"files", "sharding", "data", "evals", "reporting", "model", "embeddings"},
 }
 
 
