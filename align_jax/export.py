@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from align_jax import files, paths
 from align_jax.cli import main_of
 from align_jax.data import source as sources
+from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.data.source import Source
 from align_jax.embeddings.layout import clear
 from align_jax.embeddings.making import embed_source, facts_of
@@ -36,7 +37,8 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     files.write(folder / EXPORTED, lambda partial: save_file(arrays, partial, metadata=facts))
     for name in ("config.json", *parts.pairs.files()):
         files.write(folder / name, functools.partial(shutil.copyfile, parts.workdir / name))
-    preprocessing = parts.pairs.preprocessing() | {"scale": 1 / 127.5, "offset": -1.0}
+    pixels = PIXELS[parts.config.task.get("pixels", DEFAULT_PIXELS)]
+    preprocessing = parts.pairs.preprocessing() | pixels.preprocessing()
     files.write_json(folder / "preprocessing.json", preprocessing)
     facts = facts_of(model, source, parts.config.data.source)
     if files.is_writer():

@@ -1,16 +1,23 @@
 """Where a model lies, and how it becomes one in use: `align_jax.load`."""
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 from safetensors import safe_open
 
+from align_jax import code, paths, sharding
 from align_jax import config as configs
-from align_jax import paths, sharding
 from align_jax import run as runs
+from align_jax.cache import cache_folder
 from align_jax.checkpoint import finished
+from align_jax.interop import hub, own_folder
+from align_jax.interop.reading import json_of
+from align_jax.interop.source import open_pretrained, save_foreign
 from align_jax.model import Model
 from align_jax.types import AlignError
 from align_jax.weights import Weights
@@ -24,6 +31,7 @@ class Place:
 
     folder: Path  # of the run or the export: what its config stands in
     step: int | None  # of the checkpoint; None: an export
+    source: str = ""  # the folder or hub name that the export was made of, where it is a copy in the cache
 
 
 def load(name_or_path: str | Path) -> Model:
@@ -31,8 +39,8 @@ def load(name_or_path: str | Path) -> Model:
 
     Args:
       name_or_path: a work directory, whose last checkpoint it takes; one of its checkpoints/STEP; an export; or a
-        Hugging Face folder of an ALIGN, or the name of one on the hub ("kakaobrain/align-base"), which is fetched once.
-        Averaged weights go before the last ones where a run keeps them.
+        Hugging Face folder of a whole model, or the name of one on the hub ("kakaobrain/align-base"), which is fetched
+        once. Averaged weights go before the last ones where a run keeps them.
 
     Raises:
       AlignError: where none of these is there, and where weights are not what their config says.
@@ -47,15 +55,23 @@ def load(name_or_path: str | Path) -> Model:
 def locate(path: str | Path) -> Place:
     """The checkpoint or export that `path` names, as `load` takes it; AlignError where there is none."""
     given = Path(path)
-    if (given / EXPORTED).is_file():
-        return Place(given, None)
+    if not given.exists() and hub.NAME.fullmatch(str(path)):
+        return _converted(hub.fetch(str(path)), str(path))
     numbered = given.parent.name == "checkpoints" and given.name.isdigit()
     folder = given.parent.parent if numbered else given
     if not (folder / "checkpoints").is_dir():
-        raise AlignError(
-            f"expected a work directory with checkpoints/, one of its checkpoints/STEP, or an export with {EXPORTED}, "
-            f"found neither in {path}"
-        )
+        if not (given / own_folder.CONFIG).is_file():
+            raise AlignError(
+                "expected a work directory with checkpoints/, one of its checkpoints/STEP, an export, or a folder of "
+                f"Hugging Face, found neither in {path}"
+            )
+        config = json_of(given / own_folder.CONFIG)
+        if not own_folder.is_own(config):
+            return _converted(given, str(path))
+        _check_whole(config["task"], str(path))
+        if not (given / EXPORTED).is_file():
+            raise AlignError(f"{path}: expected checkpoints/ of a run, or {EXPORTED} of an export, found neither in it")
+        return Place(given, None)
     steps = finished(folder / "checkpoints")
     if not steps or (numbered and int(given.name) not in steps):
         raise AlignError(f"{path}: expected a finished checkpoint, found those of steps {steps}; train on or name one")
@@ -72,7 +88,7 @@ def weights_at(place: Place, parts: runs.Run) -> Weights:
     where = sharding.replicated(parts.mesh)
     params, model_state = jax.device_put((tree["params"], tree.get("model_state", {})), where)
     return Weights(
-        params, model_state, path=place.folder, step=None if step is None else int(step),
+        params, model_state, path=Path(place.source or place.folder), step=None if step is None else int(step),
         averaged=parts.optimizer.ema is not None,
     )  # fmt: skip
 
@@ -82,3 +98,31 @@ def parts_of(folder: Path) -> runs.Run:
     config = configs.load(folder / "config.json")
     config.mesh = ConfigDict({"fsdp": jax.device_count()})  # the optimizer's state need not fit on one
     return runs.prepare(config, folder, None)
+
+
+def _converted(folder: Path, source: str) -> Place:
+    """An export of what stands in a folder of others, kept in the cache by what that and the code here say."""
+    found = hashlib.blake2b(code.digest().encode(), digest_size=12)
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            found.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
+    copy = cache_folder() / "converted" / found.hexdigest()
+    if not copy.is_dir():
+        model = open_pretrained(folder)
+        _check_whole(model.task, source)
+        try:
+            save_foreign(own_folder.write(model), copy)
+        except AlignError:
+            if not copy.is_dir():  # else another process was faster
+                raise
+    return Place(copy, None, source)
+
+
+def _check_whole(task: Mapping[str, Any], where: str) -> None:
+    """Refuses a tower alone."""
+    if "name" not in task:
+        tower = "image" if "image" in task else "text"
+        raise AlignError(
+            f"{where}: expected a whole model, found the {tower} tower of one; start a run from it with "
+            f"--config.init.{tower}={where}"
+        )

@@ -14,7 +14,6 @@ from align_jax import state as states
 from align_jax.checkpoint import Checkpoints
 from align_jax.config import Config
 from align_jax.data import source as sources
-from align_jax.data import vocab
 from align_jax.data.examples import KINDS, Examples
 from align_jax.data.pipeline import Stream
 from align_jax.data.skips import SkipLog
@@ -194,6 +193,6 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
             before = found[-1][1]
             own.init = [*own.init, {"checkpoint": str(before), "paths": {"": ""}}]
             if "vocab" in own.data:
-                own.data.vocab.path = str(before / vocab.FILE)  # rows of the embedding table keep their meaning
+                own.data.vocab.path = str(before)  # rows of the embedding table keep their meaning
         found.append((own, workdir / name))
     return found

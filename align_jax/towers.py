@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from align_jax.config import call, nearest
+from align_jax.data.pixels import PIXELS
 from align_jax.models import remat
 from align_jax.models.bert import NAMED, SIZES, Bert
-from align_jax.models.efficientnet import VARIANTS, EfficientNet
+from align_jax.models.efficientnet import EfficientNet
+from align_jax.models.efficientnet_scaling import VARIANTS
 from align_jax.types import AlignError, SplitRule
 
 GATHER = ("step", "block")  # when parameters that are split over fsdp come together
@@ -16,14 +19,15 @@ DTYPES = ("float32", "bfloat16", "float64")  # of sums of gradients
 
 
 def image_tower(section: Mapping[str, Any], *, side: int, **dtypes: Any) -> EfficientNet:
-    """The EfficientNet of `config.task.image` for images of side x side pixels: `variant` names a width and a depth."""
+    """The EfficientNet of `config.task.image` for images of side x side pixels: `variant` names a published one."""
     fields = {key: _hashable(value) for key, value in section.items()}
     variant = fields.pop("variant", None)
     if variant is not None and variant not in VARIANTS:
         raise AlignError(f"config.task.image.variant: {variant!r} is unknown; {nearest(variant, list(VARIANTS))}")
-    base = VARIANTS[variant or "b0"]
-    for name, published in (("width", base.width), ("depth", base.depth)):
-        fields[name] = published if fields.get(name) is None else fields[name]
+    published = VARIANTS[variant or "b0"]._asdict()
+    del published["resolution"]
+    given = {name: value for name, value in fields.items() if value is not None or name not in published}
+    fields = published | given
     tower = call(EfficientNet, fields, where="config.task.image", **dtypes)
     check_side(tower, side)
     return tower
@@ -51,9 +55,10 @@ def check_rows(rows: int, *, group: int | None, micro_batches: int) -> None:
         )
 
 
-def pixels(images: jax.Array, dtype: Any) -> jax.Array:
-    """uint8 -> [-1, 1], as the public ALIGN checkpoints expect (facts: ALIGN section 2)."""
-    return images.astype(dtype) / 127.5 - 1.0
+def pixels(images: jax.Array, dtype: Any, convention: str) -> jax.Array:
+    """uint8 [..., 3] -> what the tower is fed, by a name of PIXELS."""
+    divisor, mean, std = PIXELS[convention]
+    return (images.astype(dtype) / divisor - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
 
 
 def one_of(key: str, value: Any, known: Sequence[str]) -> None:
@@ -86,4 +91,4 @@ def text_tower(section: Mapping[str, Any], *, vocab_size: int, **dtypes: Any) ->
 
 def _hashable(value: Any) -> Any:
     """A field of a module, whose lists JSON made of tuples."""
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value

@@ -341,9 +341,10 @@ def test_autofaiss_indexes_them(whole, tmp_path):
 
 
 def test_one_device_gives_what_eight_give(model, pairs, whole, finished_run, tmp_path):
-    parts, mesh = parts_of(finished_run / "export"), sharding.make_mesh(devices=1)
+    place, mesh = locate(finished_run / "export"), sharding.make_mesh(devices=1)
+    parts = parts_of(place.folder)
     embedder = Embedder(parts.task.functions(), parts.pairs, mesh=mesh, batch_size=8)
-    alone = Model(dataclasses.replace(parts, mesh=mesh, embedder=embedder), weights_at(locate(finished_run), parts))
+    alone = Model(dataclasses.replace(parts, mesh=mesh, embedder=embedder), weights_at(place, parts))
     found = Embeddings(made(alone, pairs, tmp_path / "one", part_size=2))
     np.testing.assert_allclose(found.images[:], Embeddings(whole).images[:], atol=1e-5)
     np.testing.assert_allclose(found.texts[:], Embeddings(whole).texts[:], atol=1e-5)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from align_jax.data import images
+from align_jax.data.views import check_resample
 from align_jax.types import AlignError
 
 ATTEMPTS = 10  # windows that are drawn before the largest central one is taken: odd pictures have few that fit
@@ -24,7 +25,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inception:
-    """Windows that keep their aspect within bounds; bilinear resizing."""
+    """Windows that keep their aspect within bounds, resized."""
 
     crop: int  # pixels of the square in training
     flip: bool  # mirror half of the training pictures
@@ -32,8 +33,10 @@ class Inception:
     eval_share: float = 0.875  # of the shorter side that evaluation sees
     area: tuple[float, float] = (0.08, 1.0)  # least and largest share of the picture's area
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # least and largest width / height of the window
+    resample: str = "bilinear"  # of `images.RESAMPLE`
 
     def __post_init__(self):
+        check_resample(self.resample)
         if self.crop < 1 or self.side < 1:
             raise AlignError(
                 f"config.data: expected crop and eval_crop of at least 1 pixel, found {self.crop} and {self.eval_crop}"
@@ -60,18 +63,18 @@ class Inception:
         """uint8 [crop, crop, 3]: a random window, mirrored half the time."""
         # The least window of a picture decoded in part still has a quarter to spare: see `images.crop`.
         picture = images.decode(image, at_least=math.ceil(1.25 * self.crop / math.sqrt(self.area[0] * self.aspect[0])))
-        square = _square(picture, self.window(*picture.size, rng), self.crop)
+        square = self._square(picture, self.window(*picture.size, rng), self.crop)
         return square[:, ::-1].copy() if self.flip and rng.integers(2) else square
 
     def evaluate(self, image: Any) -> np.ndarray:
         """uint8 [side, side, 3]: the central square."""
         picture = images.decode(image, at_least=math.ceil(1.25 * self.side / self.eval_share))
-        return _square(picture, self.centre(*picture.size), self.side)
+        return self._square(picture, self.centre(*picture.size), self.side)
 
     def preprocessing(self) -> dict[str, Any]:
         """`evaluate` for other programs: the shorter side resized to `resize`, then the central `crop`."""
         resize = round(self.side / self.eval_share)
-        return {"resize": resize, "crop": self.side, "resample": "bilinear", "keep_aspect": True}
+        return {"resize": resize, "crop": self.side, "resample": self.resample, "keep_aspect": True}
 
     def window(self, width: int, height: int, rng: np.random.Generator) -> Box:
         """A random window of whole pixels."""
@@ -94,6 +97,5 @@ class Inception:
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
 
-
-def _square(picture: Image.Image, box: Box, side: int) -> np.ndarray:
-    return np.array(picture.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    def _square(self, picture: Image.Image, box: Box, side: int) -> np.ndarray:
+        return np.array(picture.resize((side, side), images.RESAMPLE[self.resample], box=box))

@@ -65,6 +65,7 @@ def make(
     resize: int | None = None,
     eval_share: float | None = None,
     area: tuple[float, float] | None = None,
+    resample: str = "bilinear",
 ) -> Labelled:
     """The labelled images of `config.data`.
 
@@ -75,12 +76,12 @@ def make(
         windows of any size and of nearly any aspect.
       crop: pixels of the square in training. eval_crop: in evaluation, where it is another. flip: mirror half of them.
       resize: of "align" alone: pixels of the whole square. eval_share, area: of "inception" alone, 0.875 and
-        (0.08, 1.0) unless given: see `Inception`.
+        (0.08, 1.0) unless given: see `Inception`. resample: of `images.RESAMPLE`.
     """
     if augment not in VIEWS:
         raise AlignError(f"config.data.augment: expected one of {tuple(VIEWS)}, found {augment!r}")
     options = {"crop": crop, "flip": flip, "eval_crop": eval_crop, "resize": resize, "eval_share": eval_share,
-               "area": area}  # fmt: skip
+               "area": area, "resample": resample}  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None}
     view = call(VIEWS[augment], given, where=f"config.data with augment {augment!r}")
     names = kept.names(source, folder=folder)

@@ -11,8 +11,8 @@ import numpy as np
 from align_jax.config import call
 from align_jax.data import vocab as vocabularies
 from align_jax.data.source import BadExample, Record, Source
-from align_jax.data.text import WordPiece
 from align_jax.data.views import Resized
+from align_jax.data.vocab import Tokenizer
 from align_jax.types import AlignError
 
 
@@ -24,11 +24,12 @@ class Pairs:
     true negatives of one another (`task.duplicates`).
     """
 
-    tokenizer: WordPiece
+    tokenizer: Tokenizer
     resize: int  # pixels of the square to which a picture is resized
     crop: int  # pixels of the square that the model sees
     flip: bool  # mirror half of the training pictures
-    text_length: int  # word pieces, [CLS] and [SEP] among them
+    text_length: int  # pieces, the first and the last special one among them
+    resample: str = "bilinear"  # of `images.RESAMPLE`
 
     def __post_init__(self):
         _ = self.view  # which checks the window
@@ -38,7 +39,7 @@ class Pairs:
     @property
     def view(self) -> Resized:
         """How it sees pictures."""
-        return Resized(resize=self.resize, crop=self.crop, flip=self.flip)
+        return Resized(resize=self.resize, crop=self.crop, flip=self.flip, resample=self.resample)
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
@@ -64,9 +65,9 @@ class Pairs:
         ids, mask = self.tokenizer.encode(list(texts), self.text_length)
         return {"text_ids": ids, "text_mask": mask}
 
-    def files(self) -> Mapping[str, Callable[[Path], None]]:
+    def files(self) -> Mapping[str, Callable[[Path], Any]]:
         """The vocabulary."""
-        return {vocabularies.FILE: self.tokenizer.save}
+        return self.tokenizer.files()
 
     def preprocessing(self) -> dict[str, Any]:
         """`image` and `texts` for other programs."""
@@ -82,13 +83,14 @@ def make(
     crop: int,
     flip: bool,
     text_length: int,
+    resample: str = "bilinear",
 ) -> Pairs:
     """The pairs of `config.data`: fields of `Pairs`, and of `vocab` the options of `vocab.tokenizer`.
 
     `source` gives the texts of a vocabulary that does not stand in the folder yet.
     """
     tokenizer = call(vocabularies.tokenizer, vocab, where="config.data.vocab", source=source, folder=folder)
-    return Pairs(tokenizer, resize, crop, flip, text_length)
+    return Pairs(tokenizer, resize, crop, flip, text_length, resample)
 
 
 def _hash(text: str) -> np.ndarray:

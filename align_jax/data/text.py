@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from align_jax.types import AlignError
 
+FILE = "vocab.txt"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST = 100  # characters of a word: BERT's limit, a longer one is [UNK] whatever the vocabulary
 
@@ -70,6 +72,7 @@ class WordPiece:
                 f"found {len(vocab)} distinct, {pieces[0] if pieces else 'nothing'} first, missing {missing}"
             )
         self.pieces = tuple(pieces)
+        self.lowercase = lowercase
         self.vocab_size = len(vocab)
         self._cls, self._sep = vocab["[CLS]"], vocab["[SEP]"]
         self._tokenizer = _tokenizer(models.WordPiece(vocab, unk_token="[UNK]"), lowercase)
@@ -116,6 +119,10 @@ class WordPiece:
     def save(self, path: str | Path) -> None:
         """Writes a vocab.txt that `load` and transformers.BertTokenizer read."""
         Path(path).write_text("".join(f"{piece}\n" for piece in self.pieces), encoding="utf-8")
+
+    def files(self) -> Mapping[str, Callable[[Path], Any]]:
+        """What a run keeps of it."""
+        return {FILE: self.save}
 
     def coverage(self, words: WordCounts) -> tuple[float, float]:
         """(share of all words met that need no [UNK], mean number of pieces of those), by the words that are held."""

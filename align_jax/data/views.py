@@ -35,6 +35,12 @@ class View(Protocol):
         ...
 
 
+def check_resample(resample: str) -> None:
+    """Refuses a filter of config.data.resample that is not known."""
+    if resample not in images.RESAMPLE:
+        raise AlignError(f"config.data.resample: expected one of {tuple(images.RESAMPLE)}, found {resample!r}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resized:
     """ALIGN's: the picture resized to a square, its aspect not kept, and a window of that (facts: ALIGN section 2)."""
@@ -43,8 +49,10 @@ class Resized:
     crop: int  # pixels of the window in training
     flip: bool  # mirror half of the training pictures
     eval_crop: int | None = None  # pixels of the window in evaluation, where it is another; the square grows with it
+    resample: str = "bilinear"  # of `images.RESAMPLE`
 
     def __post_init__(self):
+        check_resample(self.resample)
         if not 0 < self.crop <= self.resize:
             raise AlignError(f"config.data: expected 0 < crop <= resize, found {self.crop} and {self.resize}")
         if self.side < 1:
@@ -62,15 +70,15 @@ class Resized:
 
     def train(self, image: Any, rng: np.random.Generator) -> np.ndarray:
         """uint8 [crop, crop, 3]: a random window, mirrored half the time."""
-        return images.crop(image, resize=self.resize, size=self.crop, rng=rng, flip=self.flip)
+        return images.crop(image, resize=self.resize, size=self.crop, rng=rng, flip=self.flip, resample=self.resample)
 
     def evaluate(self, image: Any) -> np.ndarray:
         """uint8 [side, side, 3]: the central window."""
-        return images.crop(image, resize=self._whole, size=self.side, rng=None, flip=False)
+        return images.crop(image, resize=self._whole, size=self.side, rng=None, flip=False, resample=self.resample)
 
     def preprocessing(self) -> dict[str, Any]:
         """`evaluate` for other programs."""
-        return {"resize": self._whole, "crop": self.side, "resample": "bilinear", "keep_aspect": False}
+        return {"resize": self._whole, "crop": self.side, "resample": self.resample, "keep_aspect": False}
 
     @property
     def _whole(self) -> int:

@@ -52,6 +52,10 @@ class Tensors:
                     del self._left[name]
                     break
 
+    def kept(self) -> dict[str, np.ndarray]:
+        """What was ignored, by name, as it is."""
+        return {name: np.asarray(self._tensors[name]) for name in self.ignored}
+
     def close(self) -> None:
         """AlignError that names what was neither taken nor ignored."""
         if self._left:

@@ -1,9 +1,11 @@
-"""What every reader of foreign weights gives: a model, or a tower of one, as a run here would hold it."""
+"""What every reader of foreign weights gives, and every writer makes: a model, or a tower of one, here and there."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from align_jax.types import ModelState, Params
 
@@ -24,3 +26,16 @@ class Pretrained:
     files: Mapping[str, Callable[[Path], Any]]  # name -> what writes it: vocab.txt or tokenizer.json, classes.txt
     facts: Mapping[str, str]  # what a model card should say: licence, source, what was resized
     ignored: Mapping[str, str]  # tensor or attribute -> why it is not used
+    # Tensors that were ignored, for whoever writes the same kind of file again.
+    kept: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """A folder of weights as others read it; `interop.source.save_foreign` writes it, whole or not at all."""
+
+    tensors: Mapping[str, np.ndarray]  # of model.safetensors
+    config: Mapping[str, Any]  # config.json
+    files: Mapping[str, Callable[[Path], Any]]  # name -> what writes it, besides those two
+    # Texts inside model.safetensors: transformers reads no file without a format.
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"format": "pt"})

@@ -126,6 +126,9 @@ class Bert(nn.Module):
     heads: int
     mlp_width: int
     max_length: int = 512
+    position_offset: int = (
+        0  # rows of the position table before the first piece's: 2 in RoBERTa, which skips its padding
+    )
     type_vocab: int = 2
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -145,7 +148,7 @@ class Bert(nn.Module):
 
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.word_embedding = table(self.vocab_size)
-        self.position_embedding = table(self.max_length)
+        self.position_embedding = table(self.position_offset + self.max_length)
         self.type_embedding = table(self.type_vocab)
         self.embedding_norm = LayerNorm(self.epsilon, **types)
         self.layer = [
@@ -170,7 +173,7 @@ class Bert(nn.Module):
         length = ids.shape[1]
         if length > self.max_length:
             raise ValueError(f"text length: expected at most max_length={self.max_length} pieces, found {length}")
-        position = self.position_embedding(jnp.arange(length)[None])
+        position = self.position_embedding(jnp.arange(length)[None] + self.position_offset)
         segment = self.type_embedding(jnp.zeros((1, 1), jnp.int32))
         return dropout(self.embedding_norm(self.word_embedding(ids) + position + segment), self.dropout, keys)
 

@@ -1,14 +1,13 @@
 """EfficientNet (Tan & Le 2019, arXiv 1905.11946), the image tower of ALIGN.
 
-Numbers and rounding rules are those of tensorflow/tpu models/official/efficientnet; B8 and L2 come from the same table
-(L2: Xie et al. 2020, "Noisy Student", appendix A). ALIGN leaves out the 1x1 convolution of the classification head
-(arXiv 2102.05918, section 4.1), so features are the last block's, 320 x width; `head_conv=True` puts it back.
+ALIGN leaves out the 1x1 convolution of the classification head (arXiv 2102.05918, section 4.1), so features are the
+last block's, 320 x width; `head_conv=True` puts it back.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -18,58 +17,13 @@ from align_jax.models import remat
 from align_jax.models.blocks import chain
 from align_jax.models.convolution import dense_conv
 from align_jax.models.depthwise import Padding, depthwise_conv
+from align_jax.models.efficientnet_scaling import HEAD_FILTERS, STAGES, STEM_FILTERS, STRIDES, Stage, round_filters
 from align_jax.models.norm import BatchNorm
 from align_jax.models.randomness import drop_path, fold
 
-
-class Variant(NamedTuple):
-    """Compound scaling: channels, blocks, and the side in pixels that the published network was trained at."""
-
-    width: float
-    depth: float
-    resolution: int
-
-
-VARIANTS = {
-    "b0": Variant(1.0, 1.0, 224),
-    "b1": Variant(1.0, 1.1, 240),
-    "b2": Variant(1.1, 1.2, 260),
-    "b3": Variant(1.2, 1.4, 300),
-    "b4": Variant(1.4, 1.8, 380),
-    "b5": Variant(1.6, 2.2, 456),
-    "b6": Variant(1.8, 2.6, 528),
-    "b7": Variant(2.0, 3.1, 600),
-    "b8": Variant(2.2, 3.6, 672),
-    "l2": Variant(4.3, 5.3, 800),
-}
-
-
-class Stage(NamedTuple):
-    """A run of blocks of B0; the first block has the stage's stride and changes the width to `filters`."""
-
-    repeats: int
-    kernel: int
-    expand: int
-    filters: int
-
-
-STAGES = (
-    Stage(1, 3, 1, 16),
-    Stage(2, 3, 6, 24),
-    Stage(2, 5, 6, 40),
-    Stage(3, 3, 6, 80),
-    Stage(3, 5, 6, 112),
-    Stage(4, 5, 6, 192),
-    Stage(1, 3, 6, 320),
-)
 NAMED = ("expand", "depthwise", "project")  # the outputs of a block's convolutions
-STEM_FILTERS, HEAD_FILTERS = 32, 1280
-
-
-def round_filters(filters: float) -> int:
-    """The nearest multiple of 8, but never more than 10 % below `filters`."""
-    rounded = max(8, int(filters + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * filters else rounded
+PADDINGS = ("same", "hf", "symmetric")
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"swish": nn.swish, "relu6": nn.relu6}
 
 
 def conv_padding(convention: str, kernel: int, stride: int, height: int, width: int) -> Padding:
@@ -77,8 +31,10 @@ def conv_padding(convention: str, kernel: int, stride: int, height: int, width: 
 
     `same` is TensorFlow's: maps of ceil(side / stride), and where the padding is odd, one more after than before.
     `hf` is Hugging Face's: at stride 2 always one more after than before, so that sides round down (289 px: 144, 72,
-    36, 18, 9).
+    36, 18, 9). `symmetric` is PyTorch's own: half the kernel on all sides.
     """
+    if convention == "symmetric":
+        return (kernel // 2, kernel // 2), (kernel // 2, kernel // 2)
     if stride > 1 and convention == "hf":
         pads = kernel // 2 - 1, kernel // 2
         return pads, pads
@@ -119,7 +75,8 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """MBConv (Sandler et al. 2018) with squeeze-and-excitation: [B, H, W, C] to [B, H', W', filters].
+    """MBConv (Sandler et al. 2018), with squeeze-and-excitation unless `squeeze` is False: [B, H, W, C] to
+    [B, H', W', filters].
 
     The squeezed width is a quarter of the block's input, not of its expansion. The skip connection exists where shapes
     allow it. `keep` is the probability with which stochastic depth keeps a row, drawn from the rows' `keys`.
@@ -131,6 +88,8 @@ class Block(nn.Module):
     stride: int
     padding: str
     norm: Callable[..., BatchNorm]
+    squeeze: bool = True
+    activation: str = "swish"
     marked: bool = False  # whether a policy names values of this block
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -139,19 +98,21 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, keys: jax.Array | None, keep: float | jax.Array) -> jax.Array:
         shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         mark = remat.named if self.marked else lambda value, _: value
+        activate = ACTIVATIONS[self.activation]
         channels = x.shape[-1]
         h = x
         if self.expand != 1:
             h = mark(Conv(channels * self.expand, 1, name="expand_conv", **shared)(h), "expand")
-            h = nn.swish(self.norm(name="expand_bn")(h, train=train))
+            h = activate(self.norm(name="expand_bn")(h, train=train))
         h = Conv(h.shape[-1], self.kernel, self.stride, self.padding, True, name="depthwise_conv", **shared)(h)
         h = mark(h, "depthwise")
-        h = nn.swish(self.norm(name="depthwise_bn")(h, train=train))
+        h = activate(self.norm(name="depthwise_bn")(h, train=train))
 
-        squeezed = max(1, channels // 4)
-        gate = nn.swish(nn.Dense(squeezed, kernel_init=conv_init, name="se_reduce", **shared)(h.mean((1, 2))))
-        gate = nn.sigmoid(nn.Dense(h.shape[-1], kernel_init=conv_init, name="se_expand", **shared)(gate))
-        h = h * gate[:, None, None]
+        if self.squeeze:
+            squeezed = max(1, channels // 4)
+            gate = activate(nn.Dense(squeezed, kernel_init=conv_init, name="se_reduce", **shared)(h.mean((1, 2))))
+            gate = nn.sigmoid(nn.Dense(h.shape[-1], kernel_init=conv_init, name="se_expand", **shared)(gate))
+            h = h * gate[:, None, None]
 
         h = mark(Conv(self.filters, 1, name="project_conv", **shared)(h), "project")
         h = self.norm(name="project_bn")(h, train=train)
@@ -161,22 +122,29 @@ class Block(nn.Module):
 class EfficientNet(nn.Module):
     """Images [B, H, W, 3] to features [B, round_filters(320 * width)].
 
-    `bn_group_size` and `bn_axis_names` are BatchNorm's. `padding` is a convention of `conv_padding`. `stem_stride` and
-    `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before scaling. `remat`:
-    "none", "block", or of the blocks' values those to keep for the backward pass, some of `NAMED`. `scan`: equal blocks
-    are one loop, for compilation; see `chain`.
+    `bn_group_size`, `bn_axis_names` and `epsilon` are BatchNorm's. `padding` is a convention of `conv_padding`.
+    `stem_stride` and `strides` (one per stage) let small images keep larger maps; `stages` is the table of B0 before
+    scaling. `remat`: "none", "block", or of the blocks' values those to keep for the backward pass, some of `NAMED`.
+    `scan`: equal blocks are one loop, for compilation; see `chain`.
+
+    EfficientNet-Lite has no squeeze-and-excitation (`squeeze`), ReLU6 as `activation`, and `fixed_ends`: the stem and
+    the head convolution keep B0's width, the first and the last stage B0's depth.
     """
 
     width: float = 1.0
     depth: float = 1.0
     stochastic_depth: float = 0.2
-    padding: Literal["same", "hf"] = "same"
+    padding: Literal["same", "hf", "symmetric"] = "same"
     bn_group_size: int | None = 16
     bn_axis_names: tuple[str, ...] = ()
     head_conv: bool = False
     stem_stride: int = 2
-    strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
+    strides: tuple[int, ...] = STRIDES
     stages: tuple[Stage, ...] = STAGES
+    squeeze: bool = True
+    activation: Literal["swish", "relu6"] = "swish"
+    fixed_ends: bool = False
+    epsilon: float = 1e-3
     remat: str | tuple[str, ...] = "none"
     scan: bool = False
     dtype: Any = jnp.float32
@@ -191,11 +159,13 @@ class EfficientNet(nn.Module):
         """The last map [B, h, w, D] in `dtype`. `train` is BatchNorm's; row keys [B] turn stochastic depth on."""
         self.check(*images.shape[1:3])
         shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = functools.partial(BatchNorm, self.bn_group_size, axis_names=self.bn_axis_names, **shared)
+        norm = functools.partial(
+            BatchNorm, self.bn_group_size, epsilon=self.epsilon, axis_names=self.bn_axis_names, **shared
+        )
+        activate = ACTIVATIONS[self.activation]
 
-        filters = round_filters(self.width * STEM_FILTERS)
-        x = Conv(filters, 3, self.stem_stride, self.padding, name="stem_conv", **shared)(images)
-        x = nn.swish(norm(name="stem_bn")(x, train=train))
+        x = Conv(self.end_filters(STEM_FILTERS), 3, self.stem_stride, self.padding, name="stem_conv", **shared)(images)
+        x = activate(norm(name="stem_bn")(x, train=train))
         layout = self.layout()
         blocks = [
             Block(
@@ -205,6 +175,8 @@ class EfficientNet(nn.Module):
                 stride=stride,
                 padding=self.padding,
                 norm=norm,
+                squeeze=self.squeeze,
+                activation=self.activation,
                 marked=self.remat not in remat.POLICIES,
                 name=f"block_{index}",
                 **shared,
@@ -219,28 +191,35 @@ class EfficientNet(nn.Module):
         keeps = [1.0 - self.stochastic_depth * index / len(layout) for index in range(len(layout))]
         x = chain(call, blocks, x, list(enumerate(keeps)), policy=self.remat, scan=self.scan)
         if self.head_conv:
-            x = Conv(round_filters(self.width * HEAD_FILTERS), 1, name="head_conv", **shared)(x)
-            x = nn.swish(norm(name="head_bn")(x, train=train))
+            x = Conv(self.end_filters(HEAD_FILTERS), 1, name="head_conv", **shared)(x)
+            x = activate(norm(name="head_bn")(x, train=train))
         return x
 
     @property
     def features(self) -> int:
         """The width D of the features."""
-        last = HEAD_FILTERS if self.head_conv else Stage(*self.stages[-1]).filters
-        return round_filters(self.width * last)
+        if self.head_conv:
+            return self.end_filters(HEAD_FILTERS)
+        return round_filters(self.width * Stage(*self.stages[-1]).filters)
+
+    def end_filters(self, filters: int) -> int:
+        """The width of the stem or of the head convolution, from that of B0."""
+        return filters if self.fixed_ends else round_filters(self.width * filters)
 
     def layout(self) -> list[tuple[Stage, int]]:
         """The stage and the stride of every block."""
+        ends = (0, len(self.stages) - 1) if self.fixed_ends else ()
         return [
             (Stage(*stage), stride if repeat == 0 else 1)
-            for stage, stride in zip(self.stages, self.strides, strict=True)
-            for repeat in range(math.ceil(self.depth * stage[0]))
+            for index, (stage, stride) in enumerate(zip(self.stages, self.strides, strict=True))
+            for repeat in range(stage[0] if index in ends else math.ceil(self.depth * stage[0]))
         ]
 
     def check(self, height: int, width: int) -> None:
-        """Refuses unknown padding or remat, strides that do not match the stages, images that the strides use up."""
-        if self.padding not in ("same", "hf"):
-            raise ValueError(f"EfficientNet: expected padding 'same' or 'hf', found {self.padding!r}")
+        """Refuses unknown padding, activation or remat, strides unlike the stages, images that the strides use up."""
+        for name, known in (("padding", PADDINGS), ("activation", tuple(ACTIVATIONS))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"EfficientNet: expected {name} of {known}, found {getattr(self, name)!r}")
         if len(self.strides) != len(self.stages):
             raise ValueError(
                 f"EfficientNet: expected a stride for each of {len(self.stages)} stages, found {self.strides}"

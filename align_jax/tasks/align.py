@@ -12,6 +12,7 @@ import numpy as np
 
 from align_jax import sharding, towers
 from align_jax.config import Config, call
+from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.losses.candidates import DUPLICATES
 from align_jax.losses.contrastive import FORMS, Contrastive, contrastive_loss
 from align_jax.models.blocks import in_block
@@ -38,6 +39,7 @@ class Align:
     split: tuple[SplitRule, ...] = ()  # how parameters that it names are split over fsdp
     objective: str = "softmax"
     negatives: float = 1.0  # share of the other rows that count as negatives
+    pixels: str = DEFAULT_PIXELS  # of PIXELS
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh towers. The batch gives shapes only."""
@@ -140,7 +142,7 @@ class Align:
         }
 
     def _pixels(self, images: jax.Array) -> jax.Array:
-        return towers.pixels(images, self.model.param_dtype)
+        return towers.pixels(images, self.model.param_dtype, self.pixels)
 
 
 def _mean_cosine(total: jax.Array, rows: jax.Array) -> Mean:
@@ -166,6 +168,7 @@ def build(
     gather: str = "step",
     gradient_dtype: str | None = None,
     split: Sequence[SplitRule] = (),
+    pixels: str = DEFAULT_PIXELS,
     dtype: str = "float32",
     param_dtype: str = "float32",
     image_size: int,
@@ -188,6 +191,7 @@ def build(
         block when it is used, in the towers' dtype, which with remat takes less memory, and more traffic.
       gradient_dtype: in which devices add up their gradients, that of the parameters unless given.
       split: (pattern of parameter paths, axis), axis -1 for whole: how those are split over fsdp; the rest go by size.
+      pixels: of PIXELS, how bytes become the image tower's numbers.
       dtype: in which the towers compute. param_dtype: of parameters, statistics and the loss.
       image_size (pixels), text_length and vocab_size (word pieces): as the data gives them.
     """
@@ -204,6 +208,7 @@ def build(
     for key, value, known in (
         ("objective", objective, OBJECTIVES), ("duplicates", duplicates, DUPLICATES), ("loss_form", loss_form, FORMS),
         ("gather", gather, towers.GATHER), ("gradient_dtype", gradient_dtype or param_dtype, towers.DTYPES),
+        ("pixels", pixels, tuple(PIXELS)),
     ):  # fmt: skip
         towers.one_of(key, value, known)
     if loss_block < 1 or micro_batches < 1:
@@ -235,7 +240,7 @@ def build(
     reduce = None if gradient_dtype is None else jnp.dtype(gradient_dtype)
     return Align(
         model, vocab_size, image_size, text_length, contrast, micro_batches, gather, reduce, towers.split_rules(split),
-        objective, negatives,
+        objective, negatives, pixels,
     )  # fmt: skip
 
 

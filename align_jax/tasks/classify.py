@@ -17,6 +17,7 @@ import numpy as np
 
 from align_jax import paths, sharding, towers
 from align_jax.config import Config, call
+from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.losses.classification import cross_entropy
 from align_jax.models.blocks import in_block
 from align_jax.models.classifier import Classifier
@@ -39,6 +40,7 @@ class Classify:
     gather: str = "step"  # when parameters that are split over fsdp come together
     gradient_dtype: Any = None  # in which devices add up their gradients; None: that of the parameters
     split: tuple[SplitRule, ...] = ()  # how parameters that it names are split over fsdp
+    pixels: str = DEFAULT_PIXELS  # of PIXELS
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         """A fresh tower and head. The batch gives shapes only."""
@@ -116,7 +118,7 @@ class Classify:
         }
 
     def _pixels(self, images: jax.Array) -> jax.Array:
-        return towers.pixels(images, self.model.param_dtype)
+        return towers.pixels(images, self.model.param_dtype, self.pixels)
 
 
 def build(
@@ -129,6 +131,7 @@ def build(
     gather: str = "step",
     gradient_dtype: str | None = None,
     split: Sequence[SplitRule] = (),
+    pixels: str = DEFAULT_PIXELS,
     dtype: str = "float32",
     param_dtype: str = "float32",
     frozen_tower: bool = False,
@@ -141,7 +144,7 @@ def build(
       image: fields of EfficientNet, those of the tower to start from. dropout: of the features, in [0, 1).
       label_smoothing: of the targets, in [0, 1).
       frozen_statistics: BatchNorm uses the statistics that the tower came with, in training too, and leaves them.
-      micro_batches, gather, gradient_dtype, split, dtype, param_dtype: as those of `align.build`.
+      micro_batches, gather, gradient_dtype, split, pixels, dtype, param_dtype: as those of `align.build`.
       frozen_tower: whether `config.freeze` names all of the tower. image_size (pixels), classes: as the data give them.
     """
     if not 0 <= label_smoothing < 1 or not 0 <= dropout < 1 or classes < 2 or micro_batches < 1:
@@ -150,6 +153,7 @@ def build(
             f"of at least 2, found {label_smoothing}, {dropout}, {micro_batches} and {classes}"
         )
     towers.one_of("gather", gather, towers.GATHER)
+    towers.one_of("pixels", pixels, tuple(PIXELS))
     towers.one_of("gradient_dtype", gradient_dtype or param_dtype, towers.DTYPES)
     dtypes: dict[str, Any] = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
     tower = towers.image_tower(image, side=image_size, **dtypes)
@@ -163,6 +167,7 @@ def build(
         gather=gather,
         gradient_dtype=None if gradient_dtype is None else jnp.dtype(gradient_dtype),
         split=towers.split_rules(split),
+        pixels=pixels,
     )
 
 

@@ -1,0 +1,126 @@
+"""Weights of any kind that is read here, by the name of a file, a folder or a repository; and writing them whole."""
+
+import dataclasses
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from align_jax.interop import (
+    hub,
+    huggingface_align,
+    huggingface_bert,
+    huggingface_efficientnet,
+    model_card,
+    own_folder,
+    torch_efficientnet,
+)
+from align_jax.interop.accounts import Attributes, Tensors
+from align_jax.interop.own_folder import CONFIG, WEIGHTS
+from align_jax.interop.pretrained import Foreign, Pretrained
+from align_jax.interop.reading import json_of, tensors_of, weights_in
+from align_jax.types import AlignError
+
+KERAS = (".h5", ".hdf5")
+# model_type of a config.json -> what reads it.
+READERS: dict[str, Callable[[Tensors, Attributes, Path], Pretrained]] = {
+    "align": huggingface_align.read,
+    **dict.fromkeys(huggingface_bert.TYPES, huggingface_bert.read),
+    "efficientnet": huggingface_efficientnet.read,
+}
+
+
+def open_pretrained(name_or_path: str | Path) -> Pretrained:
+    """A model or a tower: a Hugging Face folder or hub name, a file of weights, or a folder that `convert` wrote.
+
+    A file is read with the config.json beside it, where there is one. AlignError, in one line, for what is missing,
+    damaged or of no kind that is read.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return _of_file(path)
+    return _of_folder(path if path.is_dir() else hub.fetch(str(name_or_path)), str(name_or_path))
+
+
+def huggingface_of(model: Pretrained) -> Foreign:
+    """The model, or the tower, in Hugging Face's layout, with a model card. AlignError for what that cannot express."""
+    if model.task.get("name") == "align":
+        writer = huggingface_align.write
+    else:
+        writer = huggingface_efficientnet.write if "image" in model.task else huggingface_bert.write
+    found = writer(model)
+    card = {model_card.FILE: lambda path: path.write_text(model_card.text(model), "utf-8")}
+    return Foreign(found.tensors, found.config, {**found.files, **card})
+
+
+def save_foreign(
+    foreign: Foreign, folder: Path, *, force: bool = False, check: Callable[[Path], None] = lambda written: None
+) -> None:
+    """Writes model.safetensors, config.json and the files into `folder`, whole or not at all.
+
+    `check` sees what was written before it gets its name, and raises where it is not right. AlignError where something
+    stands there, unless `force` says that it may be replaced and it is a folder of weights.
+    """
+    check_free(folder, force=force)
+    own = secrets.token_hex(4)  # other processes may write the same
+    partial, before = (folder.with_name(f"{folder.name}.{state}-{own}") for state in ("partial", "before"))
+    try:
+        partial.mkdir(parents=True)
+        arrays = {name: np.asarray(tensor, order="C") for name, tensor in foreign.tensors.items()}
+        save_file(arrays, partial / WEIGHTS, metadata=dict(foreign.metadata))
+        (partial / CONFIG).write_text(json.dumps(foreign.config, indent=2) + "\n", "utf-8")
+        for name, save in foreign.files.items():
+            save(partial / name)
+        check(partial)
+        if folder.exists():
+            folder.rename(before)
+        partial.rename(folder)
+    except OSError as error:
+        raise AlignError(f"{folder}: expected a folder that can be written, found {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def check_free(folder: Path, *, force: bool) -> None:
+    """Refuses to write where something stands, but for a folder of weights that `force` says may be replaced."""
+    if not folder.exists():
+        return
+    if not force:
+        raise AlignError(f"{folder}: expected a folder that does not exist yet, found one; --force replaces it")
+    if not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AlignError(f"{folder}: expected a folder of weights to replace, found another; choose another --out")
+
+
+def _of_file(path: Path) -> Pretrained:
+    if path.suffix in KERAS:
+        from align_jax.interop import keras_efficientnet  # which needs h5py
+
+        return keras_efficientnet.read(path)
+    if (path.parent / CONFIG).is_file():
+        return _of_folder(path.parent, str(path), path)
+    return torch_efficientnet.read(tensors_of(path), path)
+
+
+def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrained:
+    config = json_of(folder / CONFIG)
+    if own_folder.is_own(config):
+        return own_folder.read(folder)
+    weights = weights or weights_in(folder)
+    if "architecture" in config and "model_type" not in config:  # timm's
+        return torch_efficientnet.read(tensors_of(weights), weights)
+    kind = config.get("model_type")
+    if kind not in READERS:
+        raise AlignError(
+            f"{folder / CONFIG}: model_type: expected one of {', '.join(READERS)}, found {kind!r}, which nothing here "
+            "reads"
+        )
+    tensors, attributes = Tensors(tensors_of(weights), where), Attributes(config, str(folder / CONFIG))
+    found = READERS[kind](tensors, attributes, folder)
+    tensors.close()
+    attributes.close()
+    return dataclasses.replace(found, facts={**found.facts, **model_card.facts_of(folder)})

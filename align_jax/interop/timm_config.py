@@ -1,0 +1,87 @@
+"""config.json of timm's folders: which convention a network follows, and what it is fed with."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align_jax.data import images, pixels
+from align_jax.interop.accounts import Attributes
+from align_jax.interop.efficientnet import Fed
+from align_jax.interop.reading import json_of
+from align_jax.types import AlignError
+
+ARCHITECTURE = re.compile(r"(tf_)?efficientnet_(b\d|l2|lite\d)(_\w+)?(\..+)?")
+TENSORFLOW = {"padding": "same", "epsilon": 1e-3}
+TORCH = {"padding": "symmetric", "epsilon": 1e-5}
+IGNORED = {"num_features": "the tensors show it", "num_classes": "the head shows it"}
+# Of the section pretrained_cfg, where a file leaves something out.
+INPUT_SIZE, CROP, MEAN, STD = (3, 224, 224), 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IGNORED_SOURCE = {
+    **IGNORED,
+    **dict.fromkeys(
+        ("url", "file", "source", "hf_hub_*", "origin_url", "paper_*", "notes", "description", "tag", "architecture"),
+        "where it came from",
+    ),
+    **dict.fromkeys(("test_*", "min_input_size", "pool_size"), "of other resolutions than the one it was trained at"),
+    **dict.fromkeys(("first_conv", "classifier", "custom_load"), "names of tensors, which are known"),
+    "label_descriptions": "label_names are the classes",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TimmConfig:
+    """`variant`, of VARIANTS; fields of EfficientNet that tensors do not show; what it is fed with."""
+
+    variant: str
+    conventions: Mapping[str, Any]
+    fed: Fed
+    ignored: Mapping[str, str]
+
+
+def read(path: Path) -> TimmConfig:
+    """AlignError, by name, where it is missing, or says what `EfficientNet` cannot express."""
+    if not path.is_file():
+        raise AlignError(
+            f"expected timm's config.json beside the weights, since their names do not say whether they are of "
+            f"tf_efficientnet_* or efficientnet_*, which pad differently; found no {path}; copy it from the model's "
+            'folder, or write {"architecture": "tf_efficientnet_..."} there'
+        )
+    attributes = Attributes(json_of(path), str(path))
+    architecture = attributes.take("architecture")
+    found = ARCHITECTURE.fullmatch(str(architecture))
+    if found is None:
+        raise AlignError(f"{path}: architecture: expected an EfficientNet (B0 to B8, L2, Lite), found {architecture!r}")
+    attributes.expect({"global_pool": ("avg", ""), "model_args": ({}, None)})
+    attributes.ignore(IGNORED)
+    source = Attributes(attributes.take("pretrained_cfg", {}), f"{path}: pretrained_cfg")
+    fed = _fed(source)
+    for account in (attributes, source):
+        account.close()
+    tensorflow = found[1] is not None
+    return TimmConfig(found[2], TENSORFLOW if tensorflow else TORCH, fed, {**attributes.ignored, **source.ignored})
+
+
+def _fed(source: Attributes) -> Fed:
+    source.expect({"crop_mode": "center", "fixed_input_size": False, "label_offset": (None, 0)})
+    mean, std = (np.asarray(source.take(name, default)) for name, default in (("mean", MEAN), ("std", STD)))
+    convention = pixels.named(1 / (255 * std), -mean / std)
+    channels, height, width = source.take("input_size", INPUT_SIZE)
+    resample = source.take("interpolation", "bicubic")
+    for name, known, ok in (
+        ("mean and std", "those of config.task.pixels", convention is not None),
+        ("input_size", "three channels and a square", channels == 3 and height == width),
+        ("interpolation", f"one of {tuple(images.RESAMPLE)}", resample in images.RESAMPLE),
+    ):
+        if not ok:
+            raise AlignError(f"{source.where}: {name}: expected {known}, found others")
+    share = float(source.take("crop_pct", CROP))
+    names, licence = source.take("label_names", None), source.take("license", None)
+    source.ignore(IGNORED_SOURCE)
+    return Fed(
+        pixels=convention, crop=height, resample=resample, share=share, names=names,
+        facts={} if licence is None else {"licence": licence},
+    )  # fmt: skip
