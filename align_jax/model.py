@@ -27,8 +27,8 @@ class Model:
     Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images or arrays uint8 [H, W, 3] of
     any size, one or many, in a list or one by one from a generator. Texts are one str or many. What is given is
     embedded in batches, with a progress bar where that takes more than five seconds; rows come in the order of what was
-    given. Whatever batch a picture or a text is in, its row is the same but for rounding (below 1e-6 in float32 on a
-    CPU): XLA compiles another program for another number of rows.
+    given. Whatever stands beside a picture or a text, its row is the same; in a batch of another number of rows, for
+    which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the models of the tests).
 
     A mistake of the caller is an AlignError of one line, a picture that cannot be read a BadExample that names it.
 
