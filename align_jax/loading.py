@@ -38,8 +38,8 @@ def load(name_or_path: str | Path) -> Model:
 
     Args:
       name_or_path: a work directory, whose last checkpoint it takes; one of its checkpoints/STEP; an export; or a
-        Hugging Face folder of an ALIGN, or the name of one on the hub ("kakaobrain/align-base"), which is fetched once.
-        Averaged weights go before the last ones where a run keeps them.
+        Hugging Face folder of a whole model, or the name of one on the hub ("kakaobrain/align-base"), which is fetched
+        once. Averaged weights go before the last ones where a run keeps them.
 
     Raises:
       AlignError: where none of these is there, and where weights are not what their config says.

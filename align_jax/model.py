@@ -12,12 +12,13 @@ import numpy as np
 from align_jax import inputs, sharding, zero_shot
 from align_jax import run as runs
 from align_jax.data.source import BadExample
+from align_jax.evals.embedding import READERS, begun
 from align_jax.inputs import Picture, Pictures, Texts
 from align_jax.types import AlignError, Batch
 from align_jax.weights import Weights
 from align_jax.zero_shot import TEMPLATE, ZeroShotClassifier
 
-AHEAD = 16  # pictures that are held whole at a time; of the others only the square that the model sees
+AHEAD = 16  # pictures, of which twice as many are held whole; of the others only the square that the model sees
 
 
 class Model:
@@ -26,8 +27,8 @@ class Model:
     Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images or arrays uint8 [H, W, 3] of
     any size, one or many, in a list or one by one from a generator. Texts are one str or many. What is given is
     embedded in batches, with a progress bar where that takes more than five seconds; rows come in the order of what was
-    given. Whatever batch a picture or a text is in, its row is the same but for rounding (below 1e-6 in float32 on a
-    CPU): XLA compiles another program for another number of rows.
+    given. Whatever stands beside a picture or a text, its row is the same; in a batch of another number of rows, for
+    which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the models of the tests).
 
     A mistake of the caller is an AlignError of one line, a picture that cannot be read a BadExample that names it.
 
@@ -166,9 +167,9 @@ class Model:
 
     def _of_images(self, function: str, images: Pictures, progress: bool) -> np.ndarray:
         given = inputs.pictures(images)
-        with ThreadPoolExecutor(2) as pool:
-            parts = inputs.chunks(enumerate(given), AHEAD)
-            squares = (square for part in parts for square in pool.map(self._square, part))
+        with ThreadPoolExecutor(READERS) as pool:
+            reading = (pool.map(self._square, part) for part in inputs.chunks(enumerate(given), AHEAD))
+            squares = (square for part in begun(reading, 1) for square in part)
             batches = ({"image": np.stack(part)} for part in inputs.chunks(squares, self.embedder.batch_size))
             return self._in_batches(function, batches, _length(given), progress)
 

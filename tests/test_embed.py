@@ -28,7 +28,7 @@ from align_jax.embeddings.layout import Layout, claim, clear
 from align_jax.embeddings.parts import Part, Piece
 from align_jax.embeddings.reader import Embeddings, Rows, summary
 from align_jax.evals.embedding import Embedder, begun
-from align_jax.loading import parts_of
+from align_jax.loading import locate, parts_of, weights_at
 from align_jax.model import Model
 from align_jax.types import AlignError
 
@@ -341,9 +341,10 @@ def test_autofaiss_indexes_them(whole, tmp_path):
 
 
 def test_one_device_gives_what_eight_give(model, pairs, whole, finished_run, tmp_path):
-    parts, mesh = parts_of(finished_run / "export"), sharding.make_mesh(devices=1)
+    place, mesh = locate(finished_run / "export"), sharding.make_mesh(devices=1)
+    parts = parts_of(place.folder)
     embedder = Embedder(parts.task.functions(), parts.pairs, mesh=mesh, batch_size=8)
-    alone = Model(dataclasses.replace(parts, mesh=mesh, embedder=embedder), model.params, model.model_state)
+    alone = Model(dataclasses.replace(parts, mesh=mesh, embedder=embedder), weights_at(place, parts))
     found = Embeddings(made(alone, pairs, tmp_path / "one", part_size=2))
     np.testing.assert_allclose(found.images[:], Embeddings(whole).images[:], atol=1e-5)
     np.testing.assert_allclose(found.texts[:], Embeddings(whole).texts[:], atol=1e-5)

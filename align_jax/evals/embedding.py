@@ -146,15 +146,14 @@ class Embedder:
         threads may call it.
         """
         self._function(name)
-        bar = tqdm(
-            batches, name, None if count is None else -(-count // self.batch_size), unit="batch", delay=SLOW,
-            leave=False, disable=None if progress else True,
-        )  # fmt: skip
+        total = None if count is None else -(-count // self.batch_size)
+        hidden = None if progress else True  # None: where nobody looks
+        shown = tqdm(batches, name, total, unit="batch", delay=SLOW, leave=False, disable=hidden)
 
         def computing() -> Iterator[Callable[[], np.ndarray]]:
-            rows = 0  # of the first batch: the others have as many, or are padded to it
-            for batch in bar:
-                rows = rows or self.rows(len(next(iter(batch.values()))))
+            rows = 0
+            for batch in shown:
+                rows = rows or self.rows(len(next(iter(batch.values()))))  # the first is the largest
                 yield self.begin(name, params, model_state, batch, rows)
 
         found = [finished() for finished in begun(computing(), COMPUTED_AHEAD)]
