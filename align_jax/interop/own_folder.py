@@ -66,7 +66,7 @@ def read(folder: Path) -> Pretrained:
     }
     return Pretrained(
         str(folder), tree["params"], tree.get("model_state", {}), config["task"], data, files,
-        facts={"source": str(folder), **origin.get("facts", {})}, ignored=origin.get("ignored", {}),
+        facts=origin.get("facts", {}), ignored=origin.get("ignored", {}),
         kept=paths.flatten(tree.get("kept", {})),
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def write(model: Pretrained) -> Foreign:
     config: dict[str, Any] = {"task": dict(model.task), "data": dict(model.data)}
     if is_whole(config):
         config = TRAINING | {"task": config["task"], "data": READING | config["data"]}
-    origin = {"source": model.where, "facts": dict(model.facts), "ignored": dict(model.ignored)}
+    origin = {"facts": {"source": model.where, **model.facts}, "ignored": dict(model.ignored)}
     files = {**model.files, ORIGIN: functools.partial(_save, origin)}
     if "crop" in model.data:
         files[PREPROCESSING] = functools.partial(_save, preprocessing(model))
