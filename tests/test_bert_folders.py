@@ -83,6 +83,8 @@ def test_there_and_back(tmp_path, kind):
         loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
     assert not any(info.values()), info
     np.testing.assert_array_equal(hidden(again, loaded), hidden(theirs, tokenizer))
+    card = (tmp_path / "back" / "README.md").read_text()
+    assert ('from_pretrained("FOLDER", add_pooling_layer=False)' in card) == roberta
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "back"))
     prefix = theirs.base_model_prefix + "."
     for name, tensor in after.items():

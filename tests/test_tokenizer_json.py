@@ -164,6 +164,9 @@ def test_other_rules_for_word_pieces_are_those_of_the_tokenizer_json_or_refused(
 def test_a_folder_without_a_vocabulary(tmp_path):
     with pytest.raises(AlignError, match=r"expected a vocabulary \(vocab.txt, tokenizer.json, or .*\), found none"):
         open_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes(b"\xff")
+    with pytest.raises(AlignError, match=r"vocab.txt: expected a vocabulary in UTF-8, found 'utf-8' codec"):
+        open_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(AlignError, match=r"tokenizer_config.json: expected JSON, found none"):
         open_tokenizer(tmp_path)
@@ -205,4 +208,4 @@ def test_mistakes_in_a_config_are_named(tmp_path):
     path = str(tmp_path / "tokenizer.json")
     refused(r"vocab.size: expected at least the 330 pieces of the vocabulary, found 329$", size=329, path=path)
     refused(r"lowercase: expected True, its default, beside .*tokenizer", size=330, path=path, lowercase=False)
-    refused(r"vocab.path: expected a vocab.txt, a tokenizer.json or .*, found no nowhere$", size=9, path="nowhere")
+    refused(r"path: expected a vocab.txt, a tokenizer.json or a folder .*, found no nowhere$", size=9, path="nowhere")

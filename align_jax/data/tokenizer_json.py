@@ -14,6 +14,7 @@ from align_jax.types import AlignError
 
 FILE = "tokenizer.json"
 PADDING = ("<pad>", "[PAD]")
+ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # its special pieces
 
 
 class TokenizerJson:
@@ -67,23 +68,15 @@ class TokenizerJson:
             tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
         except Exception as error:  # the library raises nothing narrower
             raise AlignError(f"{vocab}: expected a vocabulary of byte-level BPE, found none ({error})") from error
-        special = {piece: tokenizer.token_to_id(piece) for piece in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")}
-        if missing := [piece for piece, index in special.items() if index is None]:
+        pieces = tokenizer.get_vocab()
+        if missing := [piece for piece in ROBERTA if piece not in pieces]:
             raise AlignError(f"{vocab}: expected RoBERTa's special pieces, found no {', '.join(missing)}")
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
         tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.post_processor = processors.RobertaProcessing(
-            ("</s>", special["</s>"]), ("<s>", special["<s>"]), add_prefix_space=add_prefix_space
-        )
-        tokenizer.add_special_tokens([AddedToken(piece, lstrip=piece == "<mask>", special=True) for piece in special])
+        first, last = ("<s>", pieces["<s>"]), ("</s>", pieces["</s>"])
+        tokenizer.post_processor = processors.RobertaProcessing(last, first, add_prefix_space=add_prefix_space)
+        tokenizer.add_special_tokens([AddedToken(piece, lstrip=piece == "<mask>", special=True) for piece in ROBERTA])
         return cls(tokenizer.to_str(), str(vocab))
-
-    def piece(self, index: int) -> str:
-        """The piece of an id."""
-        return self._tokenizer.id_to_token(index)
-
-    def __contains__(self, piece: str) -> bool:
-        return self._tokenizer.token_to_id(piece) is not None
 
     def save(self, path: str | Path) -> None:
         """Writes the tokenizer.json that was read."""

@@ -154,7 +154,7 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     return Pretrained(
         tensors.where, params={"text_tower": params}, model_state={}, task={"text": fields}, data={"vocab": vocab},
         files=files, facts=facts, ignored=tensors.ignored | attributes.ignored,
-        kept={name: tensors.kept()[prefix + name] for name in POOLER if prefix + name in tensors},
+        kept={name: tensors.take(prefix + name) for name in POOLER if prefix + name in tensors},
     )  # fmt: skip
 
 

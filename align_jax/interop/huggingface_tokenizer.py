@@ -110,6 +110,10 @@ def _unused(count: int, known: Container[str]) -> list[str]:
 
 def _special(tokenizer: TokenizerJson) -> dict[str, Any]:
     """The settings of a tokenizer that is its tokenizer.json."""
-    first, last, padding = (tokenizer.piece(i) for i in (tokenizer.first[0], tokenizer.last[-1], tokenizer.padding))
-    found = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": first, "sep_token": last, "pad_token": padding}
-    return found | {name: piece for piece, name in USUAL.items() if piece in tokenizer}
+    pieces = Tokenizer.from_str(tokenizer.text).get_vocab()
+    names = {index: piece for piece, index in pieces.items()}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast", "cls_token": names[tokenizer.first[0]],
+        "sep_token": names[tokenizer.last[-1]], "pad_token": names[tokenizer.padding],
+        **{name: piece for piece, name in USUAL.items() if piece in pieces},
+    }  # fmt: skip
