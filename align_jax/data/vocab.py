@@ -49,10 +49,6 @@ def tokenizer(
     if kept:
         found = tokenizer_folder.load(kept, lowercase)
     elif path:
-        if not Path(path).exists():
-            raise AlignError(
-                f"data.vocab.path: expected a vocab.txt, a tokenizer.json or a folder with one of them, found no {path}"
-            )
         found = tokenizer_folder.open_tokenizer(Path(path), lowercase)
     elif source is not None:
         found = WordPiece.train(source.texts(), size, lowercase)

@@ -78,7 +78,10 @@ HEADS = {
 def section(attributes: Attributes) -> dict[str, Any]:
     """The fields of config.task.text; AlignError for what `Bert` cannot express. `vocab_size` is left to the caller."""
     attributes.expect({"hidden_act": ("gelu", "gelu_python"), "position_embedding_type": "absolute"})
-    fields = {field: _number(attributes, name, default) for field, (name, default) in FIELDS.items()}
+    fields = {
+        field: _number(attributes, name, default, least=1 if isinstance(default, int) else 0)
+        for field, (name, default) in FIELDS.items()
+    }
     if fields["width"] % fields["heads"]:
         raise AlignError(
             f"{attributes.where}: hidden_size: expected a multiple of num_attention_heads={fields['heads']}, "
@@ -136,7 +139,7 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     kind = attributes.take("model_type")
     if kind not in TYPES:
         raise AlignError(f"{attributes.where}: model_type: expected one of {TYPES}, found {kind!r}")
-    rows = _number(attributes, "vocab_size", VOCAB_SIZE)
+    rows = _number(attributes, "vocab_size", VOCAB_SIZE, least=1)
     fields = section(attributes)
     module = towers.text_tower(fields, vocab_size=rows)
     inside = f"{'roberta' if kind in ROBERTA else 'bert'}."
@@ -151,7 +154,7 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     return Pretrained(
         tensors.where, params={"text_tower": params}, model_state={}, task={"text": fields}, data={"vocab": vocab},
         files=files, facts=facts, ignored=tensors.ignored | attributes.ignored,
-        kept={name: tensors.kept()[prefix + name] for name in POOLER if prefix + name in tensors},
+        kept={name: tensors.take(prefix + name) for name in POOLER if prefix + name in tensors},
     )  # fmt: skip
 
 
@@ -169,11 +172,11 @@ def write(model: Pretrained) -> Foreign:
     return Foreign(tensors, {"architectures": [architecture], **config}, huggingface_tokenizer.write(model))
 
 
-def _number(attributes: Attributes, name: str, default: float) -> Any:
-    """The attribute, a number of the default's kind above 0; rates may be 0."""
+def _number(attributes: Attributes, name: str, default: float, *, least: int = 0) -> Any:
+    """The attribute, a number of the default's kind."""
     found = attributes.take(name, default)
     whole = isinstance(default, int)
-    if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)) or found < 0:
+    if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)) or found < least:
         kind = "a whole number" if whole else "a number"
-        raise AlignError(f"{attributes.where}: {name}: expected {kind} of at least 0, found {found!r}")
+        raise AlignError(f"{attributes.where}: {name}: expected {kind} of at least {least}, found {found!r}")
     return found

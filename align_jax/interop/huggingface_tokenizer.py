@@ -3,7 +3,7 @@
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def read(folder: Path, *, rows: int) -> tuple[dict[str, Any], Files]:
 def write(model: Pretrained) -> Files:
     """Name -> what writes it: tokenizer.json, tokenizer_config.json, and vocab.txt of word pieces.
 
-    The vocab.txt has a piece for each row of the embedding table: as in BERT's own, [unused0] and so on where there is
-    no other. AlignError where positions begin after the id of padding, as RoBERTa's, and the tokenizer pads otherwise.
+    There is a piece for each row of the embedding table: as in BERT's own vocabulary, [unused0] and so on where there
+    is no other. AlignError where positions begin after another id than that of the tokenizer's padding.
     """
     tower = towers.text_tower(model.task["text"], vocab_size=model.data["vocab"]["size"])
     tokenizer = _tokenizer_of(model)
@@ -57,7 +57,7 @@ def write(model: Pretrained) -> Files:
     if isinstance(tokenizer, WordPiece):
         files, settings = _word_piece(tokenizer, tower.vocab_size)
     else:
-        files, settings = tokenizer.files(), _special(tokenizer)
+        files, settings = _filled(tokenizer, tower.vocab_size).files(), _special(tokenizer)
     content = json.dumps({**settings, "model_max_length": tower.max_length}, indent=2) + "\n"
     return {**files, SETTINGS: lambda path: path.write_text(content, encoding="utf-8")}
 
@@ -75,9 +75,8 @@ def _tokenizer_of(model: Pretrained) -> WordPiece | TokenizerJson:
 
 def _word_piece(tokenizer: WordPiece, rows: int) -> tuple[Files, dict[str, Any]]:
     """(files, settings) of BertTokenizer."""
-    known = set(tokenizer.pieces)
-    unused = (piece for piece in map("[unused{}]".format, itertools.count()) if piece not in known)
-    whole = WordPiece([*tokenizer.pieces, *itertools.islice(unused, rows - tokenizer.vocab_size)], tokenizer.lowercase)
+    unused = _unused(rows - tokenizer.vocab_size, set(tokenizer.pieces))
+    whole = WordPiece([*tokenizer.pieces, *unused], tokenizer.lowercase)
     theirs = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(whole.pieces)}, unk_token="[UNK]"))
     theirs.normalizer = normalizers.BertNormalizer(lowercase=tokenizer.lowercase)
     theirs.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -94,8 +93,27 @@ def _word_piece(tokenizer: WordPiece, rows: int) -> tuple[Files, dict[str, Any]]
     return {**whole.files(), tokenizer_json.FILE: lambda path: theirs.save(str(path))}, settings
 
 
+def _filled(tokenizer: TokenizerJson, rows: int) -> TokenizerJson:
+    """With as many pieces as there are rows."""
+    if tokenizer.vocab_size == rows:
+        return tokenizer
+    theirs = Tokenizer.from_str(tokenizer.text)
+    theirs.add_special_tokens(_unused(rows - tokenizer.vocab_size, theirs.get_vocab()))
+    return TokenizerJson(theirs.to_str())
+
+
+def _unused(count: int, known: Container[str]) -> list[str]:
+    """Names for rows that no text reaches."""
+    names = (piece for piece in map("[unused{}]".format, itertools.count()) if piece not in known)
+    return list(itertools.islice(names, count))
+
+
 def _special(tokenizer: TokenizerJson) -> dict[str, Any]:
     """The settings of a tokenizer that is its tokenizer.json."""
-    first, last, padding = (tokenizer.piece(i) for i in (tokenizer.first[0], tokenizer.last[-1], tokenizer.padding))
-    found = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": first, "sep_token": last, "pad_token": padding}
-    return found | {name: piece for piece, name in USUAL.items() if piece in tokenizer}
+    pieces = Tokenizer.from_str(tokenizer.text).get_vocab()
+    names = {index: piece for piece, index in pieces.items()}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast", "cls_token": names[tokenizer.first[0]],
+        "sep_token": names[tokenizer.last[-1]], "pad_token": names[tokenizer.padding],
+        **{name: piece for piece, name in USUAL.items() if piece in pieces},
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from align_jax import paths
+from align_jax.interop import huggingface_bert
 from align_jax.interop.pretrained import Pretrained
 
 FILE = "README.md"
@@ -43,7 +44,7 @@ TOWER_USE = """\
 ```python
 from transformers import AutoModel
 
-model = AutoModel.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER"{options})
 ```
 
 In align_jax it is a tower to start from: `--config.init.{tower}=FOLDER`."""
@@ -116,9 +117,13 @@ def _use(model: Pretrained) -> str:
     kind = model.task.get("name")
     if kind == "align":
         return ALIGN_USE
-    return (
-        CLASSIFIER_USE if kind == "classify" else TOWER_USE.format(tower="image" if "image" in model.task else "text")
-    )
+    if kind == "classify":
+        return CLASSIFIER_USE
+    if "image" in model.task:
+        return TOWER_USE.format(tower="image", options="")
+    # Without a pooler in the file, transformers would make a fresh one.
+    options = "" if set(huggingface_bert.POOLER) <= set(model.kept) else ", add_pooling_layer=False"
+    return TOWER_USE.format(tower="text", options=options)
 
 
 def _grouped(ignored: Mapping[str, str]) -> dict[str, int]:
