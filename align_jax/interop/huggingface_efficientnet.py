@@ -17,6 +17,7 @@ from align_jax.data.views import Resized
 from align_jax.interop import efficientnet, huggingface_images, names
 from align_jax.interop.accounts import Attributes, Tensors
 from align_jax.interop.efficientnet import Fed
+from align_jax.interop.huggingface_attributes import plain
 from align_jax.interop.names import Entry
 from align_jax.interop.pretrained import Foreign, Pretrained
 from align_jax.interop.reading import json_of
@@ -55,7 +56,6 @@ IGNORED = {
     "ours is TensorFlow's",
     "hidden_dim": "the width of the top convolution, which the tensors show, and the side of a pooling window that "
     "takes in the whole map",
-    "initializer_range": "of fresh weights",
     "label2id": "the inverse of id2label",
     "num_hidden_layers": "follows from num_block_repeats",
 }
@@ -192,7 +192,9 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
         fed = Fed(pixels=pixels, **data)
     else:
         fed = Fed(facts={"preprocessing": f"not known: {folder} has no {huggingface_images.FILE}"})
+    attributes.expect({"model_type": "efficientnet"})
     attributes.ignore(IGNORED)
+    plain(attributes)
     if head is not None:
         fed = dataclasses.replace(fed, dropout=dropout, names=_names(labels, attributes.where))
     ignored = {**tensors.ignored, **attributes.ignored}
