@@ -17,7 +17,8 @@ from align_jax.cli import main_of
 from align_jax.data import source as sources
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.data.source import Source
-from align_jax.embed import embed_source
+from align_jax.embeddings.layout import clear
+from align_jax.embeddings.making import embed_source, facts_of
 from align_jax.loading import EXPORTED, parts_of
 from align_jax.model import Model
 from align_jax.run import Run
@@ -29,7 +30,7 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     preprocessing.json and embeddings.
     """
     folder = parts.workdir / "export"
-    model = Model(parts, parts.optimizer.averaged(state.params, state.opt_state), state.model_state)
+    model = Model(parts, parts.weights(state))
     tree = paths.flatten({"params": model.params, "model_state": model.model_state})
     arrays = {path: np.asarray(leaf) for path, leaf in tree.items()}
     facts = {"step": str(int(state.step))}
@@ -39,7 +40,10 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     pixels = PIXELS[parts.config.task.get("pixels", DEFAULT_PIXELS)]
     preprocessing = parts.pairs.preprocessing() | pixels.preprocessing()
     files.write_json(folder / "preprocessing.json", preprocessing)
-    embed_source(model, source, folder / "embeddings")
+    facts = facts_of(model, source, parts.config.data.source)
+    if files.is_writer():
+        clear(folder / "embeddings", facts)
+    embed_source(model, source, folder / "embeddings", facts=facts)
     return folder
 
 

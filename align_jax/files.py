@@ -26,16 +26,19 @@ def check_writable(folder: Path, *, flag: str = "--workdir") -> None:
         raise AlignError(f"{flag}: expected a folder to write into, found {folder}: {error.strerror}") from error
 
 
-def write(path: Path, writer: Callable[[Path], Any]) -> None:
-    """`writer(partial)`, then renamed to `path`; nothing on a process that does not write."""
+def write(path: Path, writer: Callable[[Path], Any], *, process: int = 0) -> None:
+    """`writer(partial)`, then renamed to `path`; nothing on a process that does not write.
+
+    Processes that know nothing of each other, each with a number of its own, may write the same file at once.
+    """
     if not is_writer():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = path.with_name(f"{path.stem}.partial{process or ''}{path.suffix}")
     writer(partial)
     partial.replace(path)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, process: int = 0) -> None:
     """Indented, as people read it."""
-    write(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))
+    write(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"), process=process)

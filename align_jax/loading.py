@@ -34,16 +34,22 @@ class Place:
     source: str = ""  # the folder or hub name that the export was made of, where it is a copy in the cache
 
 
-def load(path: str | Path) -> Model:
-    """The model of a work directory (its last checkpoint), of one of its checkpoints/<step>, or of an export.
+def load(name_or_path: str | Path) -> Model:
+    """A model for use, on all devices of this machine.
 
-    Or that of a folder or a hub name with a whole model of Hugging Face's, such as kakaobrain/align-base.
+    Args:
+      name_or_path: a work directory, whose last checkpoint it takes; one of its checkpoints/STEP; an export; or a
+        Hugging Face folder of a whole model, or the name of one on the hub ("kakaobrain/align-base"), which is fetched
+        once. Averaged weights go before the last ones where a run keeps them.
+
+    Raises:
+      AlignError: where none of these is there, and where weights are not what their config says.
     """
-    place = locate(path)
+    place = locate(name_or_path)
     parts = parts_of(place.folder)
     with jax.set_mesh(parts.mesh):
         weights = weights_at(place, parts)
-    return Model(parts, weights.params, weights.model_state)
+    return Model(parts, weights)
 
 
 def locate(path: str | Path) -> Place:

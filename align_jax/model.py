@@ -1,51 +1,205 @@
 """A model in use: what `align_jax.load` gives."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import functools
+import math
+from collections.abc import Iterable, Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
+from align_jax import inputs, sharding, zero_shot
 from align_jax import run as runs
-from align_jax import sharding
 from align_jax.data.source import BadExample
-from align_jax.types import AlignError, ModelState, Params
+from align_jax.evals.embedding import READERS, begun
+from align_jax.inputs import Picture, Pictures, Texts
+from align_jax.types import AlignError, Batch
+from align_jax.weights import Weights
+from align_jax.zero_shot import TEMPLATE, ZeroShotClassifier
+
+AHEAD = 16  # pictures, of which twice as many are held whole; of the others only the square that the model sees
 
 
 class Model:
-    """A model for use: `embed_images`, `embed_texts`, `classify_images`; AlignError where it lacks what is asked for.
+    """A trained model, to embed pictures and texts with and to compare them. `align_jax.load` makes one.
 
-    `config` is the resolved config that made it, `functions` names what its task offers.
+    Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images or arrays uint8 [H, W, 3] of
+    any size, one or many, in a list or one by one from a generator. Texts are one str or many. What is given is
+    embedded in batches, with a progress bar where that takes more than five seconds; rows come in the order of what was
+    given. Whatever stands beside a picture or a text, its row is the same; in a batch of another number of rows, for
+    which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the models of the tests).
+
+    A mistake of the caller is an AlignError of one line, a picture that cannot be read a BadExample that names it.
+
+    Methods may be called from several threads at once, as those of a web server do. They share the devices, batch by
+    batch; the first call with a new number of rows compiles, and others wait for it.
+
+    Attributes:
+      config: the resolved config that the model was made with (`config.task`, `config.data`, ...).
+      functions: the names of what its task offers, as "embed_images"; a classifier embeds no texts.
+      params, model_state: its weights, nested dicts of arrays on `mesh`.
+      embedder: what runs the functions over batches, as evaluators do.
     """
 
-    def __init__(self, parts: runs.Run, params: Params, model_state: ModelState):
-        where = sharding.replicated(parts.mesh)
+    def __init__(self, parts: runs.Run, weights: Weights):
         self.config, self.mesh, self.embedder = parts.config, parts.mesh, parts.embedder
         self.functions = tuple(parts.task.functions())
-        self.params, self.model_state = jax.device_put((params, model_state), where)
+        where = sharding.replicated(parts.mesh)
+        self.params, self.model_state = jax.device_put((weights.params, weights.model_state), where)
+        self._task, self._origin = parts.task, f"{weights}, {weights.path}"
 
-    def embed_images(self, images: Sequence[str | Path | Image.Image | np.ndarray | bytes]) -> np.ndarray:
-        """Unit rows f32 [n, D] of files, pictures, encoded bytes, uint8 [H, W, 3] arrays. BadExample if unreadable."""
-        return self._of_images("embed_images", images)
+    def embed_images(self, images: Pictures, *, progress: bool = True) -> np.ndarray:
+        """Embeddings f32 [n, D] of n pictures, rows of length 1; of one picture alone [1, D].
 
-    def classify_images(self, images: Sequence[str | Path | Image.Image | np.ndarray | bytes]) -> np.ndarray:
-        """Logits f32 [n, C] of images as above, in the order of the classes.txt beside the weights."""
-        return self._of_images("classify_images", images)
+        Args:
+          images: see the class. A picture of another size than the model's is resized as in its evaluation.
+          progress: whether a bar may appear.
 
-    def _of_images(self, function: str, images: Sequence[Any]) -> np.ndarray:
-        items = [str(image) if isinstance(image, Path) else image for image in images]
+        Raises:
+          AlignError: for no pictures at all, and for what is none by its type.
+          BadExample: for a picture that cannot be read; of the first one, with the reason.
+        """
+        return self._of_images("embed_images", images, progress)
+
+    def embed_texts(self, texts: Texts, *, progress: bool = True) -> np.ndarray:
+        """Embeddings f32 [n, D] of n texts, rows of length 1; of one str [1, D].
+
+        A text of more than `text_length` word pieces is cut.
+
+        Raises:
+          AlignError: for no texts at all, a text without a word, and of a model that reads no texts.
+        """
+        function, size = "embed_texts", self.embedder.batch_size
+        given = inputs.texts(texts)
+        checked = (inputs.text(index, text) for index, text in enumerate(given))
+        batches = (self._pieces(number * size, part) for number, part in enumerate(inputs.chunks(checked, size)))
+        return self._in_batches(function, batches, _length(given), progress)
+
+    def similarity(self, images: Pictures, texts: Texts) -> np.ndarray:
+        """Cosines f32 [n, m] of n pictures and m texts, in [-1, 1].
+
+        The logits of training are these divided by `temperature`. To compare many times, embed once and keep the rows:
+        the cosines are `embed_images(images) @ embed_texts(texts).T`.
+        """
+        return self.embed_images(images) @ self.embed_texts(texts).T
+
+    def zero_shot(
+        self, classes: str | Iterable[str], templates: str | Iterable[str] = (TEMPLATE,), *, language: str = "en"
+    ) -> ZeroShotClassifier:
+        """A classifier of pictures for classes that are given by name: `classifier(images)` -> f32 [n, C].
+
+        Args:
+          classes: C names; or a data set whose names clip-benchmark has, as "imagenet1k"; or a file {"classes": [..]}
+            whose name ends in .json.
+          templates: texts with {} in place of the name, of which a class is the mean; one such text; or a data set or
+            file as above ({"templates": [..]}). The 80 of "imagenet1k" are those of CLIP and of ALIGN's evaluation.
+          language: of clip-benchmark's lists: en, it, jp, cn or ar.
+
+        Raises:
+          AlignError: for a list that is not there, a template without {} and a name without a word.
+        """
+        return zero_shot.classifier(self, classes, templates, language=language)
+
+    def classify_images(self, images: Pictures, *, progress: bool = True) -> np.ndarray:
+        """Logits f32 [n, C] of a fine-tuned classifier, in the order of the classes.txt beside its weights.
+
+        Takes and refuses what `embed_images` does.
+        """
+        return self._of_images("classify_images", images, progress)
+
+    def run(self, function: str, rows: Batch, *, progress: bool = True) -> np.ndarray:
+        """What one of `functions` gives for prepared rows, f32 [n, ..]: for who reads pictures or texts in another way.
+
+        Args:
+          function: as "image_features".
+          rows: {"image": uint8 [n, S, S, 3]} with S = `image_size`, or {"text_ids": int32 [n, L], "text_mask": bool
+            [n, L]} with L = `text_length`.
+          progress: whether a bar may appear.
+
+        Raises:
+          AlignError: for no rows, and a function that the model lacks.
+        """
+        size, count = self.embedder.batch_size, len(next(iter(rows.values())))
+        starts = range(0, count, size)
+        batches = ({name: values[start : start + size] for name, values in rows.items()} for start in starts)
+        return self._in_batches(function, batches, count, progress)
+
+    @functools.cached_property
+    def embedding_size(self) -> int:
+        """D, the numbers of an embedding."""
+        side = self.image_size
+        image = {"image": jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)}
         with jax.set_mesh(self.mesh):
-            rows, bad = self.embedder.images(self.params, self.model_state, items, function=function)
-        for index, reason in sorted(bad.items()):
-            raise BadExample(f"image {index} ({str(items[index])[:80]}): {reason}")
-        return rows
+            found = jax.eval_shape(self._task.functions()["embed_images"], self.params, self.model_state, image)
+        return found.shape[-1]
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit rows f32 [n, D]. AlignError if one is empty."""
-        for index, text in enumerate(texts):
-            if not text.strip():
-                raise AlignError(f"text {index}: expected at least one word, found {text!r}")
+    @property
+    def image_size(self) -> int:
+        """Pixels of each side of the square that the model sees of a picture."""
+        return self.embedder.pairs.view.side
+
+    @property
+    def text_length(self) -> int:
+        """Word pieces that the model sees of a text, those at both ends among them. AlignError if it reads none."""
+        if "embed_texts" not in self.functions:
+            raise AlignError(f"text_length: the model reads no texts, it has {', '.join(self.functions)}")
+        return self.config.data.text_length
+
+    @property
+    def temperature(self) -> float:
+        """What divides cosines to make the logits of training, above 0. AlignError of a model without."""
+        if "log_temperature" not in self.params:
+            raise AlignError(
+                f"temperature: the model has none, only {', '.join(self.params)}; its logits are no cosines"
+            )
+        return math.exp(float(self.params["log_temperature"]))
+
+    def __repr__(self) -> str:
+        """What it is, in a few lines."""
+        reads = f"pictures of {self.image_size} x {self.image_size} pixels"
+        if "embed_texts" in self.functions:
+            reads = f"{reads} and texts of {self.text_length} word pieces"
+        return (
+            f"Model of task {self.config.task.name}: {self._origin}\n  {runs.describe(self.params)}\n"
+            f"  {reads} -> {self.embedding_size} numbers; functions: {', '.join(self.functions)}"
+        )
+
+    def _of_images(self, function: str, images: Pictures, progress: bool) -> np.ndarray:
+        given = inputs.pictures(images)
+        with ThreadPoolExecutor(READERS) as pool:
+            reading = (pool.map(self._square, part) for part in inputs.chunks(enumerate(given), AHEAD))
+            squares = (square for part in begun(reading, 1) for square in part)
+            batches = ({"image": np.stack(part)} for part in inputs.chunks(squares, self.embedder.batch_size))
+            return self._in_batches(function, batches, _length(given), progress)
+
+    def _in_batches(self, function: str, batches: Iterator[Batch], count: int | None, progress: bool) -> np.ndarray:
         with jax.set_mesh(self.mesh):
-            return self.embedder.texts(self.params, self.model_state, texts)
+            return self.embedder.run(
+                function, self.params, self.model_state, batches, count=count, progress=progress
+            )  # fmt: skip
+
+    def _square(self, numbered: tuple[int, Picture]) -> np.ndarray:
+        """What the model sees of a picture, uint8 [side, side, 3]."""
+        index, given = numbered
+        try:
+            return self.embedder.pairs.image(inputs.picture(index, given))
+        except BadExample as error:
+            raise BadExample(f"image {index} ({inputs.described(given)}): {error}") from error
+
+    def _pieces(self, start: int, texts: list[str]) -> Batch:
+        """What the model reads of texts, the first of which is number `start`."""
+        try:
+            return self.embedder.pairs.texts(texts)
+        except ValueError as error:  # only characters that are no word: a zero-width space
+            for index, text in enumerate(texts, start):
+                try:
+                    self.embedder.pairs.texts([text])
+                except ValueError:
+                    raise AlignError(f"text {index}: expected at least one word, found {text!r}") from error
+            raise
+
+
+def _length(given: Iterable[Any]) -> int | None:
+    """None of what comes one by one."""
+    return len(given) if isinstance(given, Sized) else None

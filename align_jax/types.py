@@ -48,6 +48,14 @@ class Mean(NamedTuple):
         return float(self.total) / float(self.count) if float(self.count) else float("nan")
 
 
+class RowArray(Protocol):
+    """Rows [n, D] of which some are taken at a time: an array, or files that are read where they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+
+
 class Aux(NamedTuple):
     """What a step returns besides the loss."""
 

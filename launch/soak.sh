@@ -4,7 +4,7 @@
 source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
-  prove | hosts | plan | kill | fuzz) ;;
+  prove | hosts | plan | kill | fuzz | adapters) ;;
   *)
     cat <<'HELP'
 bash launch/soak.sh prove                  all ways to compute the losses and a step against plain ones, in float64 and float32
@@ -12,9 +12,10 @@ bash launch/soak.sh hosts                  two processes of two devices against 
 bash launch/soak.sh plan                   configs/align_l2.py compiled for v3, v4, v5p and v6e; fails where it does not fit
 bash launch/soak.sh kill [--kills=100]     a run that is killed again and again against one that is left alone
 bash launch/soak.sh fuzz [--count=10000]   mutated pictures, tar and TFRecord shards, as many of each
+bash launch/soak.sh adapters               our models under sentence-transformers and the command line of clip-benchmark
 HELP
     [[ "${1:---help}" == -* ]] && exit 0
-    echo "error: expected prove, hosts, plan, kill or fuzz, found $1" >&2
+    echo "error: expected prove, hosts, plan, kill, fuzz or adapters, found $1" >&2
     exit 2
     ;;
 esac
@@ -27,6 +28,7 @@ case "$what" in
     PYTHONPATH=. .venv/bin/python tests/prove_step.py --all
     ;;
   hosts) .venv/bin/python -m pytest -q tests/soak_hosts.py ;;
+  adapters) .venv/bin/python -m pytest -q tests/soak_adapters.py ;;
   kill) PYTHONPATH=. .venv/bin/python launch/soak_kill.py "$@" ;;
   fuzz) .venv/bin/python launch/soak_fuzz.py "$@" ;;
   plan)

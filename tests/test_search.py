@@ -14,7 +14,7 @@ import shapes_run
 from PIL import Image
 
 import align_jax
-from align_jax import embed, sharding
+from align_jax import sharding
 from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.evals.blockwise import Blockwise
@@ -24,7 +24,7 @@ from align_jax.searching.collection import open_collection
 from align_jax.searching.engine import Engine, Query
 from align_jax.searching.exact import Exact
 from align_jax.searching.index import Approximate, Index, open_index
-from align_jax.searching.options import parse, source_options
+from align_jax.data.options import parse, source_options
 from align_jax.types import AlignError
 
 
@@ -148,34 +148,22 @@ def test_wrong_index_options(model, collection, kind, options, match):
         open_index(model, collection, kind, options, threads=1)
 
 
-def test_embedding_goes_on_after_a_kill_and_is_used_again(model, finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "PIECE", 5)
-    real, calls = embed._embed_piece, []
-
-    def killed_at_the_third(model, reader, folder):
-        calls.append(folder.name)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        real(model, reader, folder)
-
-    monkeypatch.setattr(embed, "_embed_piece", killed_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
+def test_what_is_embedded_is_used_again(model, finished_run, tmp_path, monkeypatch):
     found = opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
-    assert calls == ["0.partial", "5.partial", "10.partial", "10.partial", "15.partial"]
+    monkeypatch.setattr(model.embedder, "begin", lambda *_: pytest.fail("embedded again"))
     again = opened(model, finished_run.parent / "pairs.jsonl", tmp_path)
-    assert len(calls) == 5 and again.folder == found.folder
-    assert again.folder.parent == tmp_path / "search"
+    monkeypatch.undo()
+    assert again.folder == found.folder and again.folder.parent == tmp_path / "search"
     expected = model.embed_images([finished_run.parent / found.about(place).id for place in range(16)])
-    np.testing.assert_allclose(again.vectors(), expected, atol=1e-5)
-    assert not list(found.folder.rglob("texts*")), "captions are not searched"
+    np.testing.assert_allclose(again.images[:], expected, atol=1e-5)
+    assert not list(found.folder.rglob("text*")), "captions are not searched"
 
 
 def test_a_folder_of_something_else_is_refused(model, finished_run, tmp_path):
     options, folder = source_options(str(finished_run.parent / "pairs.jsonl")), tmp_path / "index"
     open_collection(model, options, workdir=tmp_path, folder=folder)
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
-    data = json.loads((folder / "collection.json").read_text())["data"]
+    data = json.loads((folder / "embeddings.json").read_text())["data"]
     other = align_jax.load(finished_run / "export")
     other.params = jax.tree.map(lambda leaf: leaf * 2, other.params)
     with pytest.raises(AlignError, match=r"made with another checkpoint: weights \w{16}, now \w{16}; give an"):
@@ -186,7 +174,7 @@ def test_a_folder_of_something_else_is_refused(model, finished_run, tmp_path):
     found = open_collection(model, source_options(f"{moved}/pairs.jsonl"), workdir=tmp_path, folder=folder)
     assert len(found) == 16, "where the same data lie does not matter"
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
-    with pytest.raises(AlignError, match=r"expected a new folder or an index, found .* with other files in it"):
+    with pytest.raises(AlignError, match=r"--index: expected a new folder, or embeddings, found .* with other files in it"):
         open_collection(model, options, workdir=tmp_path, folder=tmp_path)
 
 
@@ -265,7 +253,7 @@ def test_a_folder_of_pictures(model, tmp_path):
 def test_a_text_finds_what_the_model_finds(engine, model, collection):
     for text in ("red cross", "a line in blue"):
         answer = engine.search(Query(text=text, count=5))
-        scores = collection.vectors() @ model.embed_texts([text])[0]
+        scores = collection.images[:] @ model.embed_texts([text])[0]
         assert [hit.row for hit in answer.hits] == np.argsort(-scores, kind="stable")[:5].tolist()
         np.testing.assert_allclose([hit.score for hit in answer.hits], np.sort(scores)[::-1][:5], atol=1e-5)
         assert answer.notes == [] and set(answer.milliseconds) == {"embedding", "searching"}
@@ -281,12 +269,12 @@ def test_pictures_plus_and_minus_texts(engine, model, collection, finished_run):
     wanted = 3 * picture + 2 * plus - 0.5 * minus
     query = Query(image=path.read_bytes(), image_weight=3, text="a line", without="red", without_weight=0.5, count=16)
     hits = engine.search(query).hits
-    scores = collection.vectors() @ (wanted / np.linalg.norm(wanted))
+    scores = collection.images[:] @ (wanted / np.linalg.norm(wanted))
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1], atol=1e-5)
     # Two texts to one picture, as in the paper.
     wanted = picture + 2 * plus
     hits = engine.search(Query(image=path.read_bytes(), text="a line", count=1)).hits
-    np.testing.assert_allclose(hits[0].score, np.max(collection.vectors() @ wanted) / np.linalg.norm(wanted), atol=1e-5)
+    np.testing.assert_allclose(hits[0].score, np.max(collection.images[:] @ wanted) / np.linalg.norm(wanted), atol=1e-5)
 
 
 def test_filters(engine):

@@ -297,7 +297,7 @@ def test_no_file_is_served(server, data, finished_run):
     (data / "link.png").symlink_to("/etc/passwd")
     secrets = [
         "/etc/passwd", data.parent / "secret.txt", data / "pairs.jsonl", data / "red_cross.png", data / "link.png",
-        finished_run / "config.json", data.parent / "index" / "collection.json", Path(align_jax.__file__),
+        finished_run / "config.json", data.parent / "index" / "embeddings.json", Path(align_jax.__file__),
         Path.cwd() / "pyproject.toml", "pyproject.toml", "/proc/self/environ",
     ]  # fmt: skip
     paths = [f"/gradio_api/file={path}" for path in secrets]

@@ -1,18 +1,15 @@
-"""A trained model in use: loaded from a run or an export, embedding to disk, evaluated and exported again."""
+"""A trained model in use: loaded from a run or an export, evaluated and exported again."""
 
 import io
 import json
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import shapes_run
 from PIL import Image
 
 import align_jax
-from align_jax import embed
-from align_jax.data import source as sources
 from align_jax.data.source import BadExample
 from align_jax.types import AlignError
 
@@ -20,18 +17,6 @@ from align_jax.types import AlignError
 @pytest.fixture(scope="module")
 def model(finished_run):
     return align_jax.load(finished_run)
-
-
-@pytest.fixture
-def pairs(finished_run, tmp_path):
-    """The manifest of the run with a broken picture and an empty text put in."""
-    folder = tmp_path / "pictures"
-    shutil.copytree(finished_run.parent, folder, ignore=shutil.ignore_patterns("run"))
-    (folder / "broken.png").write_bytes(b"no picture")
-    lines = (folder / "pairs.jsonl").read_text().splitlines()
-    lines.insert(3, json.dumps({"image": "broken.png", "texts": ["a broken thing", " "], "label": "red"}))
-    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "pairs.jsonl"
 
 
 def test_a_run_and_its_export_give_the_same_embeddings(model, finished_run):
@@ -77,71 +62,6 @@ def test_what_cannot_be_embedded_is_named(model, finished_run):
         align_jax.load(finished_run.parent)
 
 
-def check_embeddings(out, model, manifest):
-    """Rows align with ids and texts; the broken picture is flagged."""
-    images, texts = np.load(out / "images.npy"), np.load(out / "texts.npy")
-    table, words = pq.read_table(out / "images.parquet").to_pylist(), pq.read_table(out / "texts.parquet").to_pylist()
-    assert [row["id"] for row in table] == [json.loads(line)["image"] for line in manifest.read_text().splitlines()]
-    assert [row["id"] for row in table if row["skipped"]] == ["broken.png"]
-    assert table[3] == {"id": "broken.png", "group": "broken.png", "label": 3, "skipped": "image unreadable"}
-    assert images.shape == (17, 16) and not images[3].any()
-    good = [i for i in range(17) if i != 3]
-    expected = model.embed_images([manifest.parent / table[i]["id"] for i in good])
-    np.testing.assert_allclose(images[good], expected, atol=1e-5)
-    assert len(words) == len(texts) == 33, "two texts a picture; the empty one is left out"
-    np.testing.assert_allclose(texts, model.embed_texts([row["text"] for row in words]), atol=1e-5)
-    assert words[6] == {"id": "broken.png", "text": "a broken thing"}
-    assert not list(out.glob("pieces*")) and not list(out.glob("*.partial"))
-
-
-def test_embedding_goes_on_after_a_kill(model, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "PIECE", 5)
-    source = sources.make(name="manifest", path=str(pairs))
-    real, calls = embed._embed_piece, []
-
-    def killed_at_the_third(model, reader, folder):
-        calls.append(folder.name)
-        if len(calls) == 3:
-            folder.mkdir()
-            (folder / "images.npy").write_bytes(b"half")
-            raise KeyboardInterrupt
-        real(model, reader, folder)
-
-    monkeypatch.setattr(embed, "_embed_piece", killed_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        embed.embed_source(model, source, tmp_path / "out")
-    assert not (tmp_path / "out" / "images.npy").exists()
-    embed.embed_source(model, source, tmp_path / "out")
-    assert calls == ["0.partial", "5.partial", "10.partial", "10.partial", "15.partial"]
-    check_embeddings(tmp_path / "out", model, pairs)
-
-
-def test_each_image_is_read_once(model, pairs, tmp_path):
-    class Counting(sources.Source):
-        def __init__(self, source):
-            self.source, self.read = source, []
-
-        def __len__(self):
-            return len(self.source)
-
-        def __getitem__(self, index):
-            self.read.append(index)
-            return self.source[index]
-
-        def about(self, index):
-            return self.source.about(index)
-
-    source = Counting(sources.make(name="manifest", path=str(pairs)))
-    embed.embed_source(model, source, tmp_path / "out")
-    assert sorted(source.read) == list(range(17))
-
-
-def test_the_embed_verb(model, finished_run, pairs, tmp_path):
-    out = tmp_path / "out"
-    shapes_run.finish("align_jax.embed", f"--model={finished_run / 'export'}", f"--manifest={pairs}", f"--out={out}")
-    check_embeddings(out, model, pairs)
-
-
 def test_the_evaluate_verb_finds_what_training_found(finished_run, tmp_path):
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     (workdir / "eval.json").unlink()
@@ -157,7 +77,7 @@ def test_the_export_verb_writes_what_training_wrote(finished_run, tmp_path):
     out, _ = shapes_run.finish("align_jax.export", f"--workdir={workdir}")
     assert str(workdir / "export") in out
     files = sorted(path.relative_to(finished_run) for path in (finished_run / "export").rglob("*") if path.is_file())
-    assert len(files) == 8
+    assert len(files) == 10
     for name in files:
         if name.suffix != ".parquet":
             assert (workdir / name).read_bytes() == (finished_run / name).read_bytes(), name

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from align_jax import sharding
+from align_jax.types import RowArray
 
 QUERIES, CANDIDATES = 1024, 4096  # rows of a block
 CHUNK = 8  # blocks of queries that lie on the devices at a time
@@ -24,7 +25,7 @@ SLOW = 5  # seconds after which a bar appears
 class Blockwise:
     """Queries [Q, D] against candidates [M, D], f32 on the host; scores are dot products."""
 
-    def __init__(self, mesh: jax.sharding.Mesh, queries: np.ndarray, candidates: np.ndarray):
+    def __init__(self, mesh: jax.sharding.Mesh, queries: np.ndarray, candidates: RowArray):
         self._mesh = mesh
         self._queries, self._candidates = queries, candidates
         self._rows = _block(len(queries), QUERIES)

@@ -1,10 +1,13 @@
 """Embeds whole sources with a task's functions: in batches over the mesh, the last one padded, results on the host."""
 
 import json
+import os
+import threading
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -20,8 +23,11 @@ from align_jax.data.source import BadExample, Source
 from align_jax.types import AlignError, Batch, ModelState, Params
 
 Function = Callable[[Params, ModelState, Batch], jax.Array]
+Job = TypeVar("Job")
 NAMED = 3  # unreadable images that a protocol names
 SLOW = 5  # seconds after which a bar appears
+READERS = os.cpu_count() or 1  # threads that decode pictures
+READ_AHEAD, COMPUTED_AHEAD = 4, 2  # batches that are read, and computed, before they are asked for
 
 
 class Images(Protocol):
@@ -37,7 +43,9 @@ class Embedder:
 
     def __init__(self, functions: dict[str, Function], pairs: Examples, *, mesh: jax.sharding.Mesh, batch_size: int):
         self.pairs, self.mesh = pairs, mesh
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        # Two programs that start at once, on some devices the one first and on some the other, wait for each other.
+        self._launch = threading.Lock()
         self._opened: dict[str, Source] = {}
         self._remembered: dict[Hashable, Any] | None = None
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
@@ -114,9 +122,10 @@ class Embedder:
                 bad[index] = str(error)
                 return np.zeros((self.pairs.crop, self.pairs.crop, 3), np.uint8)
 
-        with ThreadPoolExecutor(2) as pool:
-            batches = ({"image": np.stack(list(pool.map(pixels, part)))} for part in self._parts(len(images)))
-            rows = self._run(function, params, model_state, batches, len(images))
+        with ThreadPoolExecutor(READERS) as pool:
+            reading = begun((pool.map(pixels, part) for part in self._parts(len(images))), READ_AHEAD)
+            batches = ({"image": np.stack(list(read))} for read in reading)
+            rows = self.run(function, params, model_state, batches, count=len(images))
         rows[list(bad)] = 0.0
         return rows, bad
 
@@ -125,31 +134,80 @@ class Embedder:
     ) -> np.ndarray:
         """Rows f32 [n, D] of what the task's `function` makes of texts: by default embeddings, of unit length."""
         batches = (self.pairs.texts(texts[part.start : part.stop]) for part in self._parts(len(texts)))
-        return self._run(function, params, model_state, batches, len(texts))
+        return self.run(function, params, model_state, batches, count=len(texts))
+
+    def run(
+        self,
+        name: str,
+        params: Params,
+        model_state: ModelState,
+        batches: Iterable[Batch],
+        *,
+        count: int | None = None,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Rows f32 [n, D] of what the task's function `name` makes of rows as `Examples` makes them.
+
+        Each batch has `batch_size` rows, but for the last one. `count`: n, where it is known, for the bar. Several
+        threads may call it.
+        """
+        self._function(name)
+        total = None if count is None else -(-count // self.batch_size)
+        hidden = None if progress else True  # None: where nobody looks
+        shown = tqdm(batches, name, total, unit="batch", delay=SLOW, leave=False, disable=hidden)
+
+        def computing() -> Iterator[Callable[[], np.ndarray]]:
+            rows = 0
+            for batch in shown:
+                rows = rows or self.rows(len(next(iter(batch.values()))))  # the first is the largest
+                yield self.begin(name, params, model_state, batch, rows)
+
+        found = [finished() for finished in begun(computing(), COMPUTED_AHEAD)]
+        if not found:
+            raise AlignError(f"{name}: expected at least one input, found none")
+        return np.concatenate(found)
 
     def _parts(self, count: int) -> Iterator[range]:
-        return (range(start, min(start + self._batch_size, count)) for start in range(0, count, self._batch_size))
+        return (range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size))
 
-    def _run(
-        self, name: str, params: Params, model_state: ModelState, batches: Iterable[dict[str, np.ndarray]], count: int
-    ) -> np.ndarray:
+    def rows(self, count: int, batch_size: int | None = None) -> int:
+        """Rows of the batches in which `count` inputs are computed, by default those of `batch_size` at most."""
+        rows = min(batch_size or self.batch_size, 1 << (count - 1).bit_length())
+        return -(-rows // self.mesh.size) * self.mesh.size
+
+    def begin(
+        self, name: str, params: Params, model_state: ModelState, batch: Mapping[str, np.ndarray], rows: int
+    ) -> Callable[[], np.ndarray]:
+        """Has the devices compute a batch, padded to `rows`; what is returned waits for its rows f32 [n, D]."""
+        function = self._function(name)
+        own = sharding.local_rows(self.mesh, rows)
+        local = {key: _padded(values, rows)[own.start : own.stop] for key, values in batch.items()}
+        with self._launch:
+            computing = function(params, model_state, sharding.place(self.mesh, local))
+        count = len(next(iter(batch.values())))
+
+        def finished() -> np.ndarray:
+            found = np.asarray(computing, np.float32)[:count]
+            if not np.isfinite(found).all():  # nothing is larger than nan: every rank would be the first
+                raise AlignError(f"{name}: expected finite embeddings, found nan or infinity; the weights are broken")
+            return found
+
+        return finished
+
+    def _function(self, name: str) -> Function:
         if name not in self._functions:
             raise AlignError(f"{name}: the model has no such function, only {sorted(self._functions)}")
-        if not count:
-            raise AlignError(f"{name}: expected at least one input, found none")
-        rows = min(self._batch_size, 1 << (count - 1).bit_length())
-        rows = -(-rows // self.mesh.size) * self.mesh.size
-        own = sharding.local_rows(self.mesh, rows)
-        parts = []
-        total = -(-count // self._batch_size)
-        for batch in tqdm(batches, name, total, unit="batch", delay=SLOW, leave=False, disable=None):
-            local = {key: _padded(values, rows)[own.start : own.stop] for key, values in batch.items()}
-            found = self._functions[name](params, model_state, sharding.place(self.mesh, local))
-            parts.append(found[: len(next(iter(batch.values())))])
-        rows_found = np.concatenate([np.asarray(part, np.float32) for part in parts])
-        if not np.isfinite(rows_found).all():  # nothing is larger than nan: every rank would be the first
-            raise AlignError(f"{name}: expected finite embeddings, found nan or infinity; the weights are broken")
-        return rows_found
+        return self._functions[name]
+
+
+def begun(jobs: Iterable[Job], ahead: int) -> Iterator[Job]:
+    """The jobs, which begin as they are drawn, in order; `ahead` more are begun before one is given."""
+    waiting: deque[Job] = deque()
+    for job in jobs:
+        waiting.append(job)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:

@@ -112,7 +112,7 @@ class Engine:
             raise AlignError(f"There is no class {query.label!r} here; {nearest(query.label, self.classes)}.")
         places = np.flatnonzero(self.collection.labels == self.collection.source.classes.index(query.label))
         blocks = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
-        scores = np.concatenate([self.collection.vectors(block) @ row for block in blocks])
+        scores = np.concatenate([self.collection.images[block] @ row for block in blocks])
         best = np.argsort(-scores, kind="stable")[: query.count]
         return scores[best], places[best]
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import sharding
+from align_jax.types import RowArray
 
 
 class Exact:
@@ -16,7 +17,7 @@ class Exact:
     `evals.blockwise` finds the same for many queries without holding the candidates on the devices.
     """
 
-    def __init__(self, mesh: jax.sharding.Mesh, candidates: np.ndarray):
+    def __init__(self, mesh: jax.sharding.Mesh, candidates: RowArray):
         self._mesh, self._count = mesh, len(candidates)
         rows = -(-len(candidates) // mesh.size) * mesh.size
         own = sharding.local_rows(mesh, rows)

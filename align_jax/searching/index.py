@@ -89,7 +89,7 @@ def open_index(model: Model, collection: Collection, kind: str, options: Mapping
         kind = "exact" if len(collection) < LARGE else "hnsw"
     chosen = check(kind, options)
     if chosen is None:
-        return Index(Exact(model.mesh, collection.vectors()), kind, {}, {})
+        return Index(Exact(model.mesh, collection.images), kind, {}, {})
     faiss().omp_set_num_threads(threads)
     path = collection.folder / f"{kind}.faiss"
     facts = {**collection.identity, "kind": kind, "count": len(collection), "options": dataclasses.asdict(chosen)}
@@ -149,10 +149,10 @@ def _build(kind: Kind, collection: Collection) -> Any:
     index = kind.new(collection.width, len(collection))
     if not index.is_trained:
         count = min(len(collection), TRAINED * index.nlist)
-        index.train(collection.vectors(np.sort(np.random.default_rng(0).permutation(len(collection))[:count])))
+        index.train(collection.images[np.sort(np.random.default_rng(0).permutation(len(collection))[:count])])
     with tqdm(total=len(collection), unit="picture", desc="building the index", disable=None) as bar:
         for start in range(0, len(collection), ADDED):
-            part = collection.vectors(np.arange(start, min(start + ADDED, len(collection))))
+            part = collection.images[start : start + ADDED]
             index.add(np.ascontiguousarray(part))
             bar.update(len(part))
     return index
@@ -164,12 +164,12 @@ def measure(model: Model, collection: Collection, searchable: Searchable) -> dic
     Texts lie apart from pictures, where an index finds less: a recall of pictures alone would say too much.
     """
     places = np.sort(np.random.default_rng(1).permutation(len(collection))[:QUERIES])
-    queries = {"pictures": collection.vectors(places)}
+    queries = {"pictures": collection.images[places]}
     texts = [text for place in places for text in collection.about(int(place)).texts[:1] if text.strip()]
     if texts:
         queries["captions"] = model.embed_texts(texts)
-    vectors = collection.vectors()
-    return {name: recall(searchable, rows, Blockwise(model.mesh, rows, vectors)) for name, rows in queries.items()}
+    images = collection.images
+    return {name: recall(searchable, rows, Blockwise(model.mesh, rows, images)) for name, rows in queries.items()}
 
 
 def recall(searchable: Searchable, queries: np.ndarray, exact: Blockwise) -> float:
