@@ -16,6 +16,8 @@ from align_jax.interop.pretrained import Pretrained
 FILE = "README.md"
 UNKNOWN = "unknown"
 LICENCE = re.compile(r"^license:[ \t]*['\"]?([a-z0-9][a-z0-9.+-]*)['\"]?[ \t]*$", re.MULTILINE)
+# Folders of a machine, which are nobody's business: the beginning of "/home/me/data/pairs.jsonl", not of an address.
+FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^\s\"'`/,]+/)*(?=[^\s\"'`/,])")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SECTIONS = {"data": "Data", "recipe": "Recipe", "evaluation": "Evaluation"}
 
@@ -57,7 +59,7 @@ processor = AutoImageProcessor.from_pretrained("FOLDER")
 
 def text(model: Pretrained) -> str:
     """The page of a model that stands in a folder of Hugging Face's layout."""
-    facts = {key: value.strip() for key, value in model.facts.items()}
+    facts = {key: _public(value.strip()) for key, value in model.facts.items()}
     lines = [_front_matter(model), "", f"# {_title(model)}", "", _summary(model), "", "## Use", "", _use(model)]
     for key, title in SECTIONS.items():
         lines += ["", f"## {title}", "", facts.pop(key, "") or f"{UNKNOWN.capitalize()}: the source does not tell."]
@@ -65,7 +67,7 @@ def text(model: Pretrained) -> str:
     said = f"`{licence}`, as the source says." if licence != UNKNOWN else "Unknown: the source does not tell. Ask it."
     lines += ["", "## Licence", "", said, *(["", facts.pop("attribution")] if "attribution" in facts else [])]
     facts.pop("datasets", None)
-    facts = {"source": model.where} | facts
+    facts = {"source": _public(model.where)} | facts
     lines += ["", "## Origin", "", *(f"- {key.replace('_', ' ')}: {_line(value)}" for key, value in facts.items())]
     if model.ignored:
         lines += ["", "Of the source, this is not part of the model:", ""]
@@ -130,6 +132,11 @@ def _grouped(ignored: Mapping[str, str]) -> dict[str, int]:
     for reason in ignored.values():
         found[reason] = found.get(reason, 0) + 1
     return found
+
+
+def _public(value: str) -> str:
+    """Without the folders of this machine."""
+    return FOLDERS.sub("", value)
 
 
 def _line(value: str) -> str:
