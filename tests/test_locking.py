@@ -37,13 +37,16 @@ class Bench:
         rng = np.random.default_rng(1)
         with jax.set_mesh(self.mesh):
             like = states.abstract(task, self.optimizer, self.batch, mesh=self.mesh)
-            drawn = jax.tree.map(
-                lambda x: jax.device_put(np.float32(rng.uniform(0.5, 1.5, x.shape)), x.sharding),
-                (like.params, like.model_state),
-            )
+
+            def drawn(tree, low, high):
+                return jax.tree.map(
+                    lambda x: jax.device_put(np.float32(rng.uniform(low, high, x.shape)), x.sharding), tree
+                )
+
+            trees = drawn(like.params, -0.3, 0.3), drawn(like.model_state, 0.5, 1.5)
             zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), like.opt_state)
             key = jax.device_put(jax.random.key(0), sharding.replicated(self.mesh))
-            self.fresh = states.TrainState(jnp.int32(0), *drawn, (), zeros, key)
+            self.fresh = states.TrainState(jnp.int32(0), *trees, (), zeros, key)
         self.step_fn = functools.partial(train.step_fn, task, self.optimizer)
         self._compiled = jax.jit(self.step_fn)
 
@@ -78,7 +81,9 @@ def test_first_blocks_stay_bit_for_bit_and_the_rest_moves():
         "text_tower/word_embedding", "text_tower/position_embedding", "text_tower/type_embedding",
         "text_tower/embedding_norm", "text_tower/layer_0",
     }  # fmt: skip
-    assert moved(bench.fresh.params, after.params) == set(paths.flatten(bench.fresh.params)) - frozen
+    no_gradient = {"text_tower/layer_1/attention/key/bias"}  # the softmax does not feel it, but for rounding
+    expected = set(paths.flatten(bench.fresh.params)) - frozen
+    assert moved(bench.fresh.params, after.params) | no_gradient == expected
     statistics = moved(bench.fresh.model_state, after.model_state)
     assert statistics == {path for path in paths.flatten(after.model_state) if "/block_2/" in path}
 
