@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from align_jax import config as configs
-from align_jax import files
+from align_jax import files, published, towers
 from align_jax.cache import cache_folder
 from align_jax.config import Config
 from align_jax.data.feature_rows import Features
+from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.data.source import Source
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.features import FeatureCache, data_digest, pieces
@@ -34,9 +35,14 @@ def compute(
     records = data_digest(data["source"], source)
     preprocessing = embedder.pairs.preprocessing()
     vocabulary = {name: _of_file(workdir / name) for name in embedder.pairs.files()}
-    dtype = task.get("dtype")
-    of_images = _digest(task["image"], task.get("pixels"), dtype, preprocessing)
-    of_texts = _digest(task["text"], task.get("text_pooling"), dtype, data["text_length"], data["vocab"], vocabulary)
+    image = towers.image_tower(task["image"], side=data["crop"])
+    text = towers.text_tower(task["text"], vocab_size=data["vocab"]["size"])
+    dtype = task.get("dtype", "float32")
+    of_images = _digest(published.fields("image", image), task.get("pixels", DEFAULT_PIXELS), dtype, preprocessing)
+    of_texts = _digest(
+        published.fields("text", text), task.get("text_pooling", "cls"), dtype, data["text_length"], vocabulary,
+        data["vocab"].get("lowercase", True),
+    )  # fmt: skip
     folder = cache_folder() / "features"
     images, bad = FeatureCache(embedder, folder).of_source(
         params, model_state, source, function="image_features",

@@ -131,6 +131,11 @@ def vocabulary(source: Pretrained, config: Config, folder: Path) -> Path | None:
     return path
 
 
+def fields(kind: str, tower: EfficientNet | Bert) -> dict[str, Any]:
+    """What determines what a tower computes from given weights in inference."""
+    return {name: getattr(tower, name) for name in FIELDS[kind]}
+
+
 def _keys_of(kind: str, source: Pretrained, config: Config) -> dict[str, Any]:
     """Dotted key of a config -> the value that the source has there."""
     section = source.task[kind]
@@ -144,16 +149,15 @@ def _keys_of(kind: str, source: Pretrained, config: Config) -> dict[str, Any]:
         told = DEFAULTS | told
     if kind == "text":
         told["data.vocab.size"] = tower.vocab_size
-    return {f"task.{kind}.{name}": getattr(tower, name) for name in FIELDS[kind]} | {
-        key: told[key] for key in AROUND[kind] if key in told
-    }
+    own = {f"task.{kind}.{name}": value for name, value in fields(kind, tower).items()}
+    return own | {key: told[key] for key in AROUND[kind] if key in told}
 
 
 def _named(kind: str, config: Config) -> dict[str, Any]:
     """Dotted key -> value of what the config says of a tower, and of how it is fed."""
     told = configs.flat(configs.plain(config), prefix="")
-    fields = {f"task.{kind}.{name}": value for name, value in NAMED[kind](config.task[kind]).items()}
-    return fields | {key: told[key] for key in AROUND[kind] if told.get(key) is not None}
+    own = {f"task.{kind}.{name}": value for name, value in NAMED[kind](config.task[kind]).items()}
+    return own | {key: told[key] for key in AROUND[kind] if told.get(key) is not None}
 
 
 def _another(kind: str, source: Pretrained, config: Config, wrong: Mapping[str, tuple[Any, Any]]) -> AlignError:

@@ -13,7 +13,7 @@ from align_jax.models import remat
 from align_jax.models.bert import NAMED, SIZES, Bert
 from align_jax.models.blocks import ALL
 from align_jax.models.efficientnet import EfficientNet
-from align_jax.models.efficientnet_scaling import VARIANTS, Variant
+from align_jax.models.efficientnet_scaling import VARIANTS
 from align_jax.types import AlignError, SplitRule
 
 GATHER = ("step", "block")  # when parameters that are split over fsdp come together
@@ -34,9 +34,10 @@ def image_fields(section: Mapping[str, Any]) -> dict[str, Any]:
     variant = fields.pop("variant", None)
     if variant is not None and variant not in VARIANTS:
         raise AlignError(f"config.task.image.variant: {variant!r} is unknown; {nearest(variant, list(VARIANTS))}")
-    scaling = {} if variant is None else VARIANTS[variant]._asdict()
-    scaling.pop("resolution", None)
-    return scaling | {name: x for name, x in fields.items() if x is not None or name not in Variant._fields}
+    scaling = VARIANTS[variant or "b0"]._asdict()
+    del scaling["resolution"]
+    given = {name: value for name, value in fields.items() if value is not None or name not in scaling}
+    return given if variant is None else scaling | given
 
 
 def check_side(tower: EfficientNet, side: int) -> None:

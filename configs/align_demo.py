@@ -34,9 +34,16 @@ def get_config() -> ConfigDict:
                 "padding": "hf",
                 "remat": "none",  # or "block": less memory, more time
                 "scan": False,  # equal blocks as one loop: faster compilation, more memory
+                "locked": 0,  # first blocks, with the stem, that stay as they are; -1: all
             },
             # Two layers of 128.
-            "text": {"size": "tiny", "dropout": 0.05, "attention_dropout": 0.05, "remat": "none", "scan": False},
+            "text": {
+                "size": "tiny", "dropout": 0.05, "attention_dropout": 0.05,
+                "remat": "none", "scan": False,
+                "locked": 0,  # first layers, with the embeddings, that stay as they are; -1: all
+            },
+            "text_pooling": "cls",  # what stands for a text, or "mean" over its pieces
+            "frozen_statistics": False,  # BatchNorm with its running statistics, which stay, in training too
             "embedding": 128,
             "image_projection": True,  # from 192 features
             "temperature": 0.07,  # at the start: from 1.0 it would take longer than the run to come down
@@ -59,6 +66,7 @@ def get_config() -> ConfigDict:
             "flip": False,  # arrows and flags mean something else when mirrored
             "text_length": 16,  # word pieces
             "threads": 2, "prefetch": 4,  # readers; batches ahead of each
+            "features": False,  # of locked towers: computed once, from central windows, without flips
             "max_bad_share": 0.01,
         },
         "optim": {
@@ -67,6 +75,7 @@ def get_config() -> ConfigDict:
             "warmup": 50,  # steps
             "schedule": "cosine",
             "weight_decay": 0.05,
+            "layer_decay": 1.0,  # factor of the learning rate from one block to the one below it
             "clip_norm": 1.0,
             "bounds": (("log_temperature", -4.6, None),),  # 1/100
         },

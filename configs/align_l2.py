@@ -23,9 +23,16 @@ def get_config() -> ConfigDict:
                 "padding": "hf",  # 289 px is odd: so padded, the weights fit Hugging Face's AlignModel
                 "remat": "block",  # what the backward pass computes anew: "none", or all of each "block"
                 "scan": True,  # equal blocks as one loop: compiles in minutes
+                "locked": 0,  # first blocks, with the stem, that stay as they are; -1: all
             },
             # Dropout as in BERT.
-            "text": {"size": "large", "dropout": 0.1, "attention_dropout": 0.1, "remat": "block", "scan": True},
+            "text": {
+                "size": "large", "dropout": 0.1, "attention_dropout": 0.1,
+                "remat": "block", "scan": True,
+                "locked": 0,  # first layers, with the embeddings, that stay as they are; -1: all
+            },
+            "text_pooling": "cls",  # what stands for a text, or "mean" over its pieces
+            "frozen_statistics": False,  # BatchNorm with its running statistics, which stay, in training too
             "embedding": 1376,  # the image tower's width: no image projection
             "image_projection": False,
             "temperature": 1.0,  # at the start; learnt, ends near 1/64
@@ -51,6 +58,7 @@ def get_config() -> ConfigDict:
             "text_length": 64,  # word pieces
             "threads": 16,  # readers per host
             "prefetch": 4,  # batches read ahead, per reader
+            "features": False,  # of locked towers: computed once, from central windows, without flips
             "max_bad_share": 0.01,  # unusable records beyond which the run stops
         },
         "optim": {
@@ -59,6 +67,7 @@ def get_config() -> ConfigDict:
             "warmup": 10_000,  # steps from 0
             "schedule": "linear",  # to 0 at the last step
             "weight_decay": 1e-5,  # matrices only
+            "layer_decay": 1.0,  # factor of the learning rate from one block to the one below it
             "b1": 0.9, "b2": 0.999, "eps": 1e-6,  # unstated in the paper
             "bounds": (("log_temperature", -6.0, None),),  # a floor of 1/403, out of the way of 1/64
         },

@@ -8,6 +8,7 @@ import pytest
 from tiny_run import config as tiny_config
 from tiny_run import manifest
 
+from align_jax import config as configs
 from align_jax import features, main, paths
 from align_jax import run as runs
 from align_jax.evals import features as cache
@@ -38,7 +39,7 @@ def ended(config, workdir):
     assert main.run(config, workdir) == 0
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
-    parts = runs.prepare(config, workdir, None)
+    parts = runs.prepare(configs.load(workdir / "config.json"), workdir, None)
     with jax.set_mesh(parts.mesh):
         params = paths.flatten(parts.restored().params)
     return losses, {path: np.asarray(x) for path, x in params.items()}, (workdir / "skipped.jsonl").read_text()
@@ -66,6 +67,20 @@ def test_the_same_run_and_only_once(config, tmp_path, monkeypatch):
     monkeypatch.setattr("align_jax.watch.watch.Watch.stop", lambda self, step: False)
     again, bits, _ = ended(config, tmp_path / "cut")
     assert again == found and all(bits[path].tobytes() == value.tobytes() for path, value in heads.items())
+
+    # From the towers of the first run, with all that they determine left to them; then without that run.
+    config.task.image, config.task.text, config.data.vocab = {"locked": -1}, {"locked": -1}, {"path": ""}
+    config.init.update({"image": str(tmp_path / "whole"), "text": str(tmp_path / "whole")})
+    config.seed, config.steps = 5, 1
+    ended(config, tmp_path / "other")
+    (tmp_path / "whole").rename(tmp_path / "gone")
+    _, other, _ = ended(config, tmp_path / "other")
+    assert all(other[path].tobytes() == x.tobytes() for path, x in params.items() if "_tower/" in path)
+    assert other["text_projection/kernel"].tobytes() != heads["text_projection/kernel"].tobytes()
+    assert (tmp_path / "other" / "vocab.txt").read_text() == (tmp_path / "gone" / "vocab.txt").read_text()
+    config.data.vocab.size = 65
+    with pytest.raises(AlignError, match=r"holds a run with config\.data\.vocab\.size = 64"):
+        main.run(config, tmp_path / "other")
 
 
 def test_flipped_pictures_are_refused(config, tmp_path):

@@ -127,7 +127,8 @@ def test_groups_scale_the_rate_and_the_last_match_counts():
 LAYERS = {
     "image_tower/stem_conv/kernel": 0.5**4, "image_tower/block_0/se/kernel": 0.5**3,
     "image_tower/block_1/se/bias": 0.5**2, "image_tower/head_conv/kernel": 0.5,
-    "text_tower/word_embedding/table": 0.5**3, "text_tower/layer_0/mlp/kernel": 0.5**2, "text_tower/layer_1/mlp/kernel": 0.5, "text_projection/kernel": 1.0,
+    "text_tower/word_embedding/table": 0.5**3, "text_tower/layer_0/mlp/kernel": 0.5**2,
+    "text_tower/layer_1/mlp/kernel": 0.5, "text_projection/kernel": 1.0,
     "log_temperature": 1.0,
 }  # fmt: skip
 
