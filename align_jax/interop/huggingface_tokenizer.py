@@ -48,6 +48,11 @@ def write(model: Pretrained) -> Files:
     """
     tower = towers.text_tower(model.task["text"], vocab_size=model.data["vocab"]["size"])
     tokenizer = _tokenizer_of(model)
+    if tokenizer.vocab_size > tower.vocab_size:
+        raise AlignError(
+            f"{model.where}: expected a vocabulary for an embedding table of {tower.vocab_size} rows, found one of "
+            f"{tokenizer.vocab_size} pieces"
+        )
     padding = 0 if isinstance(tokenizer, WordPiece) else tokenizer.padding
     if tower.position_offset not in (0, padding + 1):
         raise AlignError(
