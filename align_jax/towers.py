@@ -109,9 +109,9 @@ def as_frozen(section: Mapping[str, Any], folder: str, freeze: Sequence[str]) ->
     return {**section, **({"locked": ALL} if paths.matches(f"{folder}/", freeze) else {})}
 
 
-def locked_paths(folder: str, tower: EfficientNet | Bert) -> tuple[str, ...]:
-    """Patterns of the parameters of the tower in `folder` that its `locked` holds."""
-    return tuple(f"{folder}/{part}" for part in tower.locked_parts)
+def locked_paths(folder: str, parts: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of the parameters that are the `locked_parts` of the tower in `folder`."""
+    return tuple(f"{folder}/{part}" for part in parts)
 
 
 def _check_locked(key: str, locked: int, blocks: int) -> None:

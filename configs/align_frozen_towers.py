@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
                 "variant": "lite0",  # no squeeze-and-excitation, ReLU6, a stem and a head of fixed width
                 "head_conv": True,  # 1280 features
                 "padding": "same",
+                "bn_group_size": 16,  # rows that share BatchNorm statistics, in a tower that trains
                 "locked": -1,  # first blocks, and the stem, that stay as they are; -1: all
                 "remat": "none", "scan": False,  # of a tower that trains: less memory, faster compilation
             },

@@ -91,7 +91,7 @@ class Align:
     @property
     def locked(self) -> tuple[str, ...]:
         """What of the towers is locked."""
-        image, text = self.model.image_tower, self.model.text_tower
+        image, text = self.model.image_tower.locked_parts, self.model.text_tower.locked_parts
         return towers.locked_paths("image_tower", image) + towers.locked_paths("text_tower", text)
 
     def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Any, ...]]:
@@ -115,8 +115,9 @@ class Align:
         variables = {"params": params, **model_state}
 
         def project(micro: Batch) -> tuple[jax.Array, jax.Array, ModelState]:
-            image = self.model.apply(variables, micro["image_features"], method="project_images")
-            return image, self.model.apply(variables, micro["text_features"], method="project_texts"), {}
+            image: Any = self.model.apply(variables, micro["image_features"], method="project_images")
+            text: Any = self.model.apply(variables, micro["text_features"], method="project_texts")
+            return image, text, {}
 
         def embed(micro: Batch) -> tuple[jax.Array, jax.Array, ModelState]:
             if self.features:

@@ -78,7 +78,7 @@ class Classify:
     @property
     def locked(self) -> tuple[str, ...]:
         """What of the tower is locked."""
-        return towers.locked_paths("image_tower", self.model.image_tower)
+        return towers.locked_paths("image_tower", self.model.image_tower.locked_parts)
 
     def _rows(self, shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[Any, ...]]:
         """(sums over the rows here, the model state after them). All micro-batches start from the same state."""
