@@ -32,9 +32,7 @@ class TokenizerJson:
         try:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise AlignError(
-                f"{where}: expected a tokenizer of the library tokenizers, found none: {error}"
-            ) from error
+            raise AlignError(f"{where}: expected a tokenizer of the library tokenizers, found none: {error}") from error
         self._text = text
         pieces = self._tokenizer.get_vocab()
         self.vocab_size = 1 + max(pieces.values(), default=-1)
