@@ -64,8 +64,9 @@ def check_rows(rows: int, *, group: int | None, micro_batches: int) -> None:
 
 def pixels(images: jax.Array, dtype: Any, convention: str) -> jax.Array:
     """uint8 [..., 3] -> what the tower is fed, by a name of PIXELS."""
-    divisor, mean, std = PIXELS[convention]
-    return (images.astype(dtype) / divisor - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
+    divisor, *moments = PIXELS[convention]
+    mean, std = (jnp.asarray(x, dtype).reshape((1,) * (images.ndim - 1) + (-1,)) for x in moments)
+    return (images.astype(dtype) / divisor - mean) / std
 
 
 def one_of(key: str, value: Any, known: Sequence[str]) -> None:

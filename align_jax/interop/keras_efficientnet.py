@@ -20,7 +20,7 @@ BLOCK = {"depthwise_conv": "dwconv", "depthwise_bn": "bn"}  # the others have ou
 NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 HEADS = ("predictions", "probs")  # of keras.applications, and of the Noisy Student releases
 STARTS = re.compile(r"block(\d+)([a-z])_")
-NORMALIZATION = "normalization"
+NORMALIZATION = re.compile(r"(normalization(_\d+)?)/mean")  # the second one of a process has a number
 
 DEPTHWISE = Layout(lambda x: x.swapaxes(2, 3), lambda x: x.swapaxes(2, 3))  # [k, k, C, 1] there, [k, k, 1, C] here
 POINTWISE = Layout(lambda x: x[0, 0], lambda x: x[None, None])  # a dense layer that Keras writes as a convolution
@@ -79,15 +79,16 @@ def _module(tensors: Tensors, blocks: list[str]) -> EfficientNet:
 
 def _check_normalization(tensors: Tensors) -> None:
     """Refuses a layer in front of the stem that does otherwise than config.task.pixels='imagenet'."""
-    if f"{NORMALIZATION}/mean" not in tensors:
+    layer = next((match[1] for name in tensors if (match := NORMALIZATION.fullmatch(name))), None)
+    if layer is None:
         return
-    mean, variance = (tensors.take(f"{NORMALIZATION}/{name}").ravel() for name in ("mean", "variance"))
+    mean, variance = (tensors.take(f"{layer}/{name}").ravel() for name in ("mean", "variance"))
     _, ours, std = PIXELS["imagenet"]
     # In the published files it holds the spread where its square belongs; keras.applications divides by its root twice.
     right = any(np.allclose(variance, np.power(std, power), rtol=1e-5) for power in (1, 2))
     if not right or not np.allclose(mean, ours, rtol=1e-5):
         raise AlignError(
-            f"{tensors.where}: tensor {NORMALIZATION}: expected ImageNet's mean {ours} and spread {std}, or its "
+            f"{tensors.where}: tensor {layer}: expected ImageNet's mean {ours} and spread {std}, or its "
             f"square, found mean {mean.tolist()} and variance {variance.tolist()}"
         )
-    tensors.ignore({f"{NORMALIZATION}/count": "of how many images the mean is"})
+    tensors.ignore({f"{layer}/count": "of how many images the mean is"})

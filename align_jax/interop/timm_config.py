@@ -17,7 +17,11 @@ from align_jax.types import AlignError
 ARCHITECTURE = re.compile(r"(tf_)?efficientnet_(b\d|l2|lite\d)(_\w+)?(\..+)?")
 TENSORFLOW = {"padding": "same", "epsilon": 1e-3}
 TORCH = {"padding": "symmetric", "epsilon": 1e-5}
-IGNORED = {"num_features": "the tensors show it", "num_classes": "the head shows it"}
+IGNORED = {
+    "num_features": "the tensors show it",
+    "num_classes": "the head shows it",
+    "drop_*": "of training, which timm leaves to its scripts",
+}
 # Of the section pretrained_cfg, where a file leaves something out.
 INPUT_SIZE, CROP, MEAN, STD = (3, 224, 224), 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IGNORED_SOURCE = {
@@ -55,14 +59,18 @@ def read(path: Path) -> TimmConfig:
     found = ARCHITECTURE.fullmatch(str(architecture))
     if found is None:
         raise AlignError(f"{path}: architecture: expected an EfficientNet (B0 to B8, L2, Lite), found {architecture!r}")
-    attributes.expect({"global_pool": ("avg", ""), "model_args": ({}, None)})
-    attributes.ignore(IGNORED)
-    source = Attributes(attributes.take("pretrained_cfg", {}), f"{path}: pretrained_cfg")
+    made, source = (
+        Attributes(attributes.take(name, {}), f"{path}: {name}") for name in ("model_args", "pretrained_cfg")
+    )
+    for account in (attributes, made):
+        account.expect({"global_pool": ("avg", ""), "in_chans": 3})
+        account.ignore(IGNORED)
     fed = _fed(source)
-    for account in (attributes, source):
+    accounts = (attributes, made, source)
+    for account in accounts:
         account.close()
-    tensorflow = found[1] is not None
-    return TimmConfig(found[2], TENSORFLOW if tensorflow else TORCH, fed, {**attributes.ignored, **source.ignored})
+    ignored = {name: reason for account in accounts for name, reason in account.ignored.items()}
+    return TimmConfig(found[2], TORCH if found[1] is None else TENSORFLOW, fed, ignored)
 
 
 def _fed(source: Attributes) -> Fed:
