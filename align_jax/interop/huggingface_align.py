@@ -76,12 +76,7 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
             f"found {embedding}"
         )
 
-    shapes = template(module)
-    del shapes["params"]["log_temperature"]
-    variables = names.read(tensors, entries(module), shapes)
-    temperature = tensors.take("temperature", ()).astype(np.float32)
-    if not temperature > 0:
-        raise AlignError(f"{tensors.where}: tensor temperature: expected a number above 0, found {temperature}")
+    found = variables(tensors, module)
     tensors.ignore(IGNORED)
     ignored = {
         f"{part}{name}": reason
@@ -90,11 +85,11 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     }
     return Pretrained(
         tensors.where,
-        params={**variables["params"], "log_temperature": np.log(temperature)},
-        model_state={"batch_stats": variables["batch_stats"]},
+        params=found["params"],
+        model_state={"batch_stats": found["batch_stats"]},
         # The exact number stands in config.task.temperature: its logarithm does not always lead back to it.
         task={"name": "align", "image": image_section, "text": text_section, "embedding": embedding, "pixels": pixels,
-              "temperature": float(temperature)},
+              "temperature": float(tensors.take("temperature"))},
         data={**data, "text_length": length, "vocab": vocab},
         files=files,
         facts={"architecture": "AlignModel of transformers"},
@@ -132,8 +127,10 @@ def write(model: Pretrained) -> Foreign:
 
     def save_settings(path: Path) -> None:
         settings(path)
-        padding = {"max_length": data["text_length"], "padding": "max_length", "truncation": True}
-        _save(path, json_of(path) | padding | {"model_max_length": data["text_length"]})
+        length = {"model_max_length": data["text_length"], "max_length": data["text_length"]}
+        # A text that spells a special piece is a text of words, as it is here.
+        how = {"padding": "max_length", "truncation": True, "split_special_tokens": True}
+        _save(path, json_of(path) | length | how)
 
     files = {
         **tokenizer,
@@ -141,6 +138,17 @@ def write(model: Pretrained) -> Foreign:
         huggingface_images.FILE: lambda path: _save(path, processor),
     }
     return Foreign(tensors, config, files)
+
+
+def variables(tensors: Tensors, module: DualEncoder) -> dict[str, Any]:
+    """{"params", "batch_stats"} of `module`."""
+    shapes = template(module)
+    del shapes["params"]["log_temperature"]
+    found = names.read(tensors, entries(module), shapes)
+    temperature = tensors.take("temperature", ()).astype(module.param_dtype)
+    if not temperature > 0:
+        raise AlignError(f"{tensors.where}: tensor temperature: expected a number above 0, found {temperature}")
+    return {**found, "params": {**found["params"], "log_temperature": np.log(temperature)}}
 
 
 def entries(module: DualEncoder) -> list[Entry]:

@@ -61,8 +61,9 @@ LEAVES = {
 GAMMA = {"weight": "gamma", "bias": "beta"}  # the leaves of norms in files that were converted from TensorFlow
 
 # What a file may hold and `Bert` does not, below the prefix of the tower and beside it.
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 IGNORED = {
-    "pooler.dense.*": "here the last hidden vectors are read, without the tanh pooler",
+    **dict.fromkeys(POOLER, "here the last hidden vectors are read, without the tanh pooler"),
     "embeddings.position_ids": "0, 1, 2, ...: a constant that older versions stored",
     "embeddings.token_type_ids": "all zeros: a constant that older versions stored",
 }
@@ -150,19 +151,21 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     return Pretrained(
         tensors.where, params={"text_tower": params}, model_state={}, task={"text": fields}, data={"vocab": vocab},
         files=files, facts=facts, ignored=tensors.ignored | attributes.ignored,
+        kept={name: tensors.kept()[prefix + name] for name in POOLER if prefix + name in tensors},
     )  # fmt: skip
 
 
 def write(model: Pretrained) -> Foreign:
     """The text tower as a BertModel, or a RobertaModel where positions have an offset, with its tokenizer's files.
 
-    There is no pooler: `from_pretrained(folder, add_pooling_layer=False)` loads all that a BertModel then has, and
-    without that option transformers makes a fresh pooler, and says so.
+    Its pooler is that of the source. Where that had none, or the tower was trained since, there is none: load it with
+    `from_pretrained(folder, add_pooling_layer=False)`; without that option transformers makes a fresh one, and says so.
     """
     module = towers.text_tower(model.task["text"], vocab_size=model.data["vocab"]["size"])
     config = attributes_of(module)
     architecture = "RobertaModel" if module.position_offset else "BertModel"
     tensors = names.write({"params": model.params["text_tower"]}, entries(module))
+    tensors |= {name: model.kept[name] for name in POOLER if name in model.kept}
     return Foreign(tensors, {"architectures": [architecture], **config}, huggingface_tokenizer.write(model))
 
 

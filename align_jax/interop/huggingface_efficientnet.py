@@ -196,7 +196,7 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     if head is not None:
         fed = dataclasses.replace(fed, dropout=dropout, names=_names(labels, attributes.where))
     ignored = {**tensors.ignored, **attributes.ignored}
-    return efficientnet.pretrained(attributes.where, module, variables, head, fed, ignored=ignored)
+    return efficientnet.pretrained(attributes.where, module, variables, head, fed, ignored=ignored, kept=tensors.kept())
 
 
 def _names(labels: Mapping[str, str] | None, where: str) -> list[str] | None:
@@ -227,7 +227,8 @@ def write(model: Pretrained) -> Foreign:
     labelled = model.task.get("name") == "classify"
     tree = {"params": model.params["image_tower"], "batch_stats": model.model_state["batch_stats"]["image_tower"]}
     tensors = names.write(tree, entries(module, TRUNK if labelled else ""))
-    tensors |= counters(tensors)
+    zeros = counters(tensors)
+    tensors |= zeros | {name: tensor for name, tensor in model.kept.items() if name in zeros}
     config = {
         "model_type": "efficientnet",
         "architectures": ["EfficientNetForImageClassification" if labelled else "EfficientNetModel"],

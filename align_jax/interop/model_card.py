@@ -16,7 +16,7 @@ FILE = "README.md"
 UNKNOWN = "unknown"
 LICENCE = re.compile(r"^license:[ \t]*['\"]?([a-z0-9][a-z0-9.+-]*)['\"]?[ \t]*$", re.MULTILINE)
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-SECTIONS = {"data": "Data", "recipe": "Recipe", "evaluation": "Evaluation", "attribution": "Attribution"}
+SECTIONS = {"data": "Data", "recipe": "Recipe", "evaluation": "Evaluation"}
 
 ALIGN_USE = """\
 ```python
@@ -62,10 +62,10 @@ def text(model: Pretrained) -> str:
         lines += ["", f"## {title}", "", facts.pop(key, "") or f"{UNKNOWN.capitalize()}: the source does not tell."]
     licence = facts.pop("license", UNKNOWN)
     said = f"`{licence}`, as the source says." if licence != UNKNOWN else "Unknown: the source does not tell. Ask it."
-    lines += ["", "## Licence", "", said]
+    lines += ["", "## Licence", "", said, *(["", facts.pop("attribution")] if "attribution" in facts else [])]
     facts.pop("datasets", None)
-    lines += ["", "## Origin", "", f"- source: `{_line(model.where)}`"]
-    lines += [f"- {key.replace('_', ' ')}: {_line(value)}" for key, value in facts.items()]
+    facts = {"source": model.where} | facts
+    lines += ["", "## Origin", "", *(f"- {key.replace('_', ' ')}: {_line(value)}" for key, value in facts.items())]
     if model.ignored:
         lines += ["", "Of the source, this is not part of the model:", ""]
         lines += [f"- {_line(reason)}: {count}" for reason, count in _grouped(model.ignored).items()]

@@ -15,15 +15,15 @@ import numpy as np
 
 from align_jax import compact, paths
 from align_jax.data import classes
+from align_jax.data.labelled import VIEWS
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
 from align_jax.data.tokenizer_folder import FILES as VOCABULARIES
-from align_jax.data.views import Resized
 from align_jax.interop.pretrained import Foreign, Pretrained
 from align_jax.interop.reading import SafetensorsFile, json_of
 from align_jax.types import AlignError
 
 WEIGHTS, CONFIG, ORIGIN, PREPROCESSING = "model.safetensors", "config.json", "origin.json", "preprocessing.json"
-VIEW = ("resize", "crop", "eval_crop", "resample")  # of config.data: how pictures are seen
+VIEW = ("resize", "crop", "eval_crop", "eval_share", "resample")  # of config.data: how pictures are seen
 DATA = (*VIEW, "augment", "classes", "text_length", "vocab")  # what of config.data belongs to the weights
 # What a whole config has besides: nothing was trained here, and `main` may change all of it.
 TRAINING = {
@@ -66,7 +66,7 @@ def read(folder: Path) -> Pretrained:
     }
     return Pretrained(
         str(folder), tree["params"], tree.get("model_state", {}), config["task"], data, files,
-        facts={"source": str(folder), **origin.get("facts", {})}, ignored=origin.get("ignored", {}),
+        facts=origin.get("facts", {}), ignored=origin.get("ignored", {}),
         kept=paths.flatten(tree.get("kept", {})),
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def write(model: Pretrained) -> Foreign:
     config: dict[str, Any] = {"task": dict(model.task), "data": dict(model.data)}
     if is_whole(config):
         config = TRAINING | {"task": config["task"], "data": READING | config["data"]}
-    origin = {"source": model.where, "facts": dict(model.facts), "ignored": dict(model.ignored)}
+    origin = {"facts": {"source": model.where, **model.facts}, "ignored": dict(model.ignored)}
     files = {**model.files, ORIGIN: functools.partial(_save, origin)}
     if "crop" in model.data:
         files[PREPROCESSING] = functools.partial(_save, preprocessing(model))
@@ -87,7 +87,8 @@ def write(model: Pretrained) -> Foreign:
 
 def preprocessing(model: Pretrained) -> dict[str, Any]:
     """From a picture, and a text, to what a model is fed: what an export tells other programs."""
-    seen = Resized(**{name: model.data[name] for name in VIEW if name in model.data}, flip=False).preprocessing()
+    view = VIEWS[model.data.get("augment", "align")]
+    seen = view(**{name: model.data[name] for name in VIEW if name in model.data}, flip=False).preprocessing()
     seen |= PIXELS[model.task.get("pixels", DEFAULT_PIXELS)].preprocessing()
     return seen | {name: model.data[name] for name in ("text_length",) if name in model.data}
 

@@ -85,15 +85,9 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def metadata(self) -> dict[str, str]:
-        """The texts that the file holds beside its tensors."""
-        return self._file.metadata() or {}
-
     def _damaged(self, error: Exception) -> AlignError:
         told = " ".join(str(error).split())
-        return AlignError(
-            f"{self._path}: expected a whole safetensors file, found a damaged one ({told}); fetch it again"
-        )
+        return AlignError(f"{self._path}: expected a whole file, found a damaged one ({told}); fetch it again")
 
 
 class Sharded(Mapping[str, np.ndarray]):
@@ -112,9 +106,9 @@ class Sharded(Mapping[str, np.ndarray]):
         held = {(tensor, name) for name, file in self._files.items() for tensor in file}
         if differing := sorted(held ^ set(places.items())):
             tensor, name = differing[0]
-            kind = "which the index does not name there" if differing[0] in held else "found none of that name there"
+            found = f"it in {name}" if differing[0] in held else f"none in {name}"
             raise AlignError(
-                f"{path}: tensor {tensor} of {name}: {kind}; {len(differing)} in all differ from the index"
+                f"{path}: tensor {tensor}: expected it where the index says, found {found}; fetch all again"
             )
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from align_jax.interop import efficientnet, names, timm_config
 from align_jax.interop.accounts import Tensors
 from align_jax.interop.pretrained import Pretrained
@@ -49,11 +51,12 @@ EFFICIENTNET_PYTORCH = Naming(
 )
 
 
-def read(tensors: Tensors, path: Path) -> Pretrained:
+def read(given: Mapping[str, np.ndarray], path: Path) -> Pretrained:
     """A tower, or a classifier where there is a head. `path` is the file; beside it lies timm's config.json.
 
     AlignError, by name, for tensors of another architecture, and for those of timm without a config.
     """
+    tensors = Tensors(given, str(path))
     stems = [name for name in tensors if name.endswith(STEM)]
     if len(stems) != 1:
         raise AlignError(
@@ -74,6 +77,7 @@ def read(tensors: Tensors, path: Path) -> Pretrained:
     head = f"{prefix}{naming.head}"
     classifier = efficientnet.head(tensors, head, module.features) if f"{head}.weight" in tensors else None
     tensors.ignore(efficientnet.COUNTERS)
+    tensors.close()
     ignored = {**tensors.ignored, **ignored}
     return efficientnet.pretrained(tensors.where, module, variables, classifier, fed, ignored=ignored)
 
