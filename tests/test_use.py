@@ -77,7 +77,7 @@ def test_the_export_verb_writes_what_training_wrote(finished_run, tmp_path):
     out, _ = shapes_run.finish("align_jax.export", f"--workdir={workdir}")
     assert str(workdir / "export") in out
     files = sorted(path.relative_to(finished_run) for path in (finished_run / "export").rglob("*") if path.is_file())
-    assert len(files) == 10
+    assert len(files) == 11
     for name in files:
         if name.suffix != ".parquet":
             assert (workdir / name).read_bytes() == (finished_run / name).read_bytes(), name

@@ -16,7 +16,7 @@ from align_jax.types import AlignError
 COUNT = 4  # pictures and texts
 LOOKED_AT = 64  # records of which some may be unreadable
 # What the sums of the deepest tower, taken in another order, can move an entry of a unit row or a logit, and how far
-# they can turn a row. In f32 that is some 1e-6; a kernel in the wrong layout, or a picture scaled otherwise, moves it
+# they can turn a row. In f32 that is some 1e-5; a kernel in the wrong layout, or a picture scaled otherwise, moves it
 # by a tenth and more. In bf16 each layer rounds to 8 bits.
 LARGEST_ERROR = {"float32": 1e-4, "bfloat16": 5e-2}
 LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.999}

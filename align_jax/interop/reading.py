@@ -85,6 +85,10 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def metadata(self) -> dict[str, str]:
+        """The texts that the file holds beside its tensors."""
+        return self._file.metadata() or {}
+
     def _damaged(self, error: Exception) -> AlignError:
         told = " ".join(str(error).split())
         return AlignError(f"{self._path}: expected a whole file, found a damaged one ({told}); fetch it again")
