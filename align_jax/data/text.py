@@ -74,6 +74,7 @@ class WordPiece:
         self.pieces = tuple(pieces)
         self.lowercase = lowercase
         self.vocab_size = len(vocab)
+        self.unknown = vocab["[UNK]"]
         self._cls, self._sep = vocab["[CLS]"], vocab["[SEP]"]
         self._tokenizer = _tokenizer(models.WordPiece(vocab, unk_token="[UNK]"), lowercase)
 
@@ -135,14 +136,13 @@ class WordPiece:
 
     def coverage(self, words: WordCounts) -> tuple[float, float]:
         """(share of all words met that need no [UNK], mean number of pieces of those), by the words that are held."""
-        unknown = self.pieces.index("[UNK]")
         spelt = pieces = 0
         held = iter(words.counts)
         while some := list(itertools.islice(held, 10_000)):
             for word, found in zip(
                 some, self._tokenizer.encode_batch_fast(some, add_special_tokens=False), strict=True
             ):
-                if unknown not in found.ids:
+                if self.unknown not in found.ids:
                     spelt += words.counts[word]
                     pieces += words.counts[word] * len(found.ids)
         return spelt / max(words.words, 1), pieces / max(spelt, 1)

@@ -25,7 +25,8 @@ class TokenizerJson:
     the special piece back (Unigram), that piece is left out.
 
     Attributes: text (the file's), vocab_size (rows of an embedding table that holds all ids), first and last (ids of
-    the special pieces around each text, as the file's post-processor puts them), padding (id).
+    the special pieces around each text, as the file's post-processor puts them), padding and unknown (ids; None where
+    everything can be spelt).
     """
 
     def __init__(self, text: str, where: str = FILE):
@@ -51,7 +52,8 @@ class TokenizerJson:
                 f"found {around.tokens} for 'a'"
             )
         special = {index for index, piece in self._tokenizer.get_added_tokens_decoder().items() if piece.special}
-        self._special = (special | {*self.first, *self.last, self.padding}) - {_unknown(json.loads(text), pieces)}
+        self.unknown = _unknown(json.loads(text), pieces)
+        self._special = (special | {*self.first, *self.last, self.padding}) - {self.unknown}
 
     def __reduce__(self):
         return TokenizerJson, (self.text,)

@@ -20,6 +20,11 @@ class Tokenizer(Protocol):
         """Rows of an embedding table that holds all ids."""
         ...
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of what cannot be spelt; None where everything can."""
+        ...
+
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [B, L], mask bool [B, L]) with L = `length`: texts between a first and a last special piece, cut
         to fit and padded. ValueError for a text without words.

@@ -137,7 +137,7 @@ class Engine:
             ids, mask = pairs.tokenizer.encode([text], pairs.text_length + 1)
         except ValueError as error:
             raise AlignError(f"Expected a word in {name!r}, found none.") from error
-        unknown = int(np.count_nonzero(ids == pairs.tokenizer.pieces.index("[UNK]")))
+        unknown = int(np.count_nonzero(ids == pairs.tokenizer.unknown))
         if mask.all():
             notes.append(f"The model reads the first {pairs.text_length - 2} word pieces of {text!r}; the rest is cut.")
         if unknown:
