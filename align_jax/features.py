@@ -17,10 +17,10 @@ from align_jax.cache import cache_folder
 from align_jax.config import Config
 from align_jax.data.feature_rows import Features
 from align_jax.data.pixels import DEFAULT_PIXELS
-from align_jax.data.source import Source
+from align_jax.data.source import BadExample, Source
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.features import FeatureCache, data_digest, pieces
-from align_jax.types import ModelState, Params
+from align_jax.types import AlignError, ModelState, Params
 from align_jax.weights import digest
 
 
@@ -51,7 +51,7 @@ def compute(
     name = f"{digest({'text_tower': params['text_tower']}, {})}-{records}-{of_texts}"
 
     def texts_of(part: range) -> dict[str, np.ndarray]:
-        texts = [[text for text in source.about(index).texts if text.strip()] for index in part]
+        texts = [_texts(source, index) for index in part]
         rows = {text: -1 for record in texts for text in record}
         usable = [text for text in rows if _has_words(embedder, text)]
         rows |= {text: row for row, text in enumerate(usable)}
@@ -60,15 +60,22 @@ def compute(
         return {"rows": found.astype(np.float32), "which": which, "counts": np.array([len(record) for record in texts])}
 
     parts = [piece for _, piece in pieces(folder / name, len(source), texts_of, what="text_features", unit="record")]
+    if not any(len(piece["rows"]) for piece in parts):
+        raise AlignError("config.data.source: expected texts with words in them, found none; check its texts")
     first = np.cumsum([0, *(len(piece["rows"]) for piece in parts)])
     counts = np.concatenate([piece["counts"] for piece in parts])
-    return Features(
-        images, bad, np.concatenate([piece["rows"] for piece in parts if len(piece["rows"])]),
-        np.concatenate([
-            np.where(piece["which"] < 0, -1, piece["which"] + start) for piece, start in zip(parts, first, strict=False)
-        ]),
-        np.cumsum(counts) - counts,
-    )  # fmt: skip
+    numbered = zip(parts, first[:-1], strict=True)
+    which = [np.where(piece["which"] < 0, -1, piece["which"] + start) for piece, start in numbered]
+    rows = np.concatenate([piece["rows"] for piece in parts if len(piece["rows"])])
+    return Features(images, bad, rows, np.concatenate(which), np.cumsum(counts) - counts)
+
+
+def _texts(source: Source, index: int) -> list[str]:
+    """Those that are not blank; none of a record that cannot be used, which training will meet as such."""
+    try:
+        return [text for text in source.about(index).texts if text.strip()]
+    except BadExample:
+        return []
 
 
 def _has_words(embedder: Embedder, text: str) -> bool:

@@ -45,8 +45,7 @@ class FeatureRows(Source):
 
     def __getitem__(self, index: int) -> Numbered:
         about = self._source.about(index)
-        fields = {field.name: getattr(about, field.name) for field in dataclasses.fields(Record)}
-        return Numbered(**fields | {"image": ""}, index=index)
+        return Numbered(about.id, "", about.texts, about.group, about.label, about.text_ids, index=index)
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         """{"image_features": f32 [C], "text_features": f32 [width], "ids"}: one visit, drawn as `Pairs.train` does."""

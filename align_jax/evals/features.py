@@ -100,7 +100,8 @@ def data_digest(options: Mapping[str, Any], source: Source) -> str:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    files.write(path, lambda partial: np.savez(partial, **arrays))
+    named: Any = arrays  # any name but that of the one option of savez
+    files.write(path, lambda partial: np.savez(partial, **named))
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
