@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from align_jax import towers
+from align_jax.data.inception import Inception
 from align_jax.data.pixels import PIXELS
 from align_jax.data.views import Resized
 from align_jax.interop import huggingface_efficientnet, huggingface_images, torch_efficientnet
@@ -127,6 +128,7 @@ def test_processors_that_cannot_be_expressed(change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
+        ({"strides": [1, 2]}, "strides of one length, found several"),
         ({"hidden_act": "gelu"}, r"hidden_act: expected .*, found 'gelu'"),
         ({"in_channels": [16, 16, 24, 40, 80, 112, 192]}, "in_channels: expected"),
         ({"squeeze_expansion_ratio": 0.5}, "squeeze_expansion_ratio: expected 0.25, found 0.5"),
@@ -330,3 +332,23 @@ def test_lite_keeps_its_ends():
     assert isinstance(tower, EfficientNet)
     assert tower.features == 1280 and tower.end_filters(32) == 32
     assert [stage.filters for stage, _ in tower.layout()].count(320) == 1
+
+
+def test_pixels_and_filters_have_names():
+    with pytest.raises(AlignError, match=r"config.task.pixels: expected one of \('symmetric', 'imagenet', 'lite'\)"):
+        classify.build(image={}, pixels="zero_one", image_size=64, classes=3)
+    with pytest.raises(AlignError, match=r"config.data.resample: expected one of .* found 'lanczos'"):
+        Resized(resize=80, crop=72, flip=False, resample="lanczos")
+    with pytest.raises(AlignError, match=r"config.data.resample: expected one of .* found 'area'"):
+        Inception(crop=72, flip=False, resample="area")
+
+
+@pytest.mark.parametrize("kind", [Resized, Inception])
+def test_filters_are_those_of_pillow(kind):
+    picture = Image.fromarray(RNG.integers(0, 256, (96, 96, 3), np.uint8))
+    options = {"resize": 48} if kind is Resized else {"eval_share": 1.0}
+    for name in ("bilinear", "bicubic", "nearest"):
+        view = kind(crop=48, flip=False, resample=name, **options)
+        expected = picture.resize((48, 48), Image.Resampling[name.upper()])
+        np.testing.assert_array_equal(view.evaluate(picture), np.asarray(expected))
+        assert view.preprocessing()["resample"] == name
