@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from closeness import relative_error
+from torch_peers import numpy_state, randomise
 
 from align_jax.interop import efficientnet, names
 from align_jax.interop.accounts import Tensors
@@ -27,25 +28,6 @@ from align_jax.types import AlignError
 WIDTH, DEPTH = 0.35, 0.3  # eight blocks, one of them with a skip connection
 
 
-def randomise(model: torch.nn.Module) -> None:
-    """Weights that keep activations of order one: transformers' own, of std 0.02, vanish within a few blocks."""
-    generator = torch.Generator().manual_seed(0)
-
-    def uniform(tensor, low, high):
-        return torch.nn.init.uniform_(tensor, low, high, generator=generator)
-
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(layer.weight, generator=generator)
-            if layer.bias is not None:
-                uniform(layer.bias, -1, 1)
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            uniform(layer.weight, 0.5, 1.5)
-            uniform(layer.bias, -0.5, 0.5)
-            uniform(layer.running_mean, -0.5, 0.5)
-            uniform(layer.running_var, 0.5, 2)
-
-
 @pytest.fixture(scope="module")
 def peer() -> transformers.EfficientNetModel:
     config = transformers.EfficientNetConfig(
@@ -57,10 +39,6 @@ def peer() -> transformers.EfficientNetModel:
     model = transformers.EfficientNetModel(config)
     randomise(model)
     return model
-
-
-def numpy_state(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 def ours(state: dict[str, np.ndarray], module: EfficientNet, prefix: str = "") -> dict:
@@ -257,7 +235,5 @@ def test_keras_files_that_do_not_fit_are_refused(keras_folder, tiny_variant, tmp
 
 
 def test_a_variant_that_no_one_published_is_refused(keras_folder):
-    with pytest.raises(
-        AlignError, match=r"a published EfficientNet .*found 8 blocks, the last of 80 channels"
-    ):
+    with pytest.raises(AlignError, match=r"a published EfficientNet .*found 8 blocks, the last of 80 channels"):
         open_pretrained(keras_folder / "model.h5")

@@ -36,7 +36,7 @@ JPEG = b"\xff\xd8\xff"
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # Of Pillow, once 16 bits are 8. Of floats and 32 bits (F, I) nobody knows which value is white.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-# Values of config.data.resample. "nearest" is for weights that learnt from it; it takes no part of a picture in two.
+# Values of config.data.resample. "nearest" is what google/efficientnet-* ask for.
 RESAMPLE = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,7 +42,7 @@ BLOCK = {
     "project_bn": "projection.project_bn",
 }
 TRUNK, HEAD = "efficientnet.", "classifier"  # of EfficientNetForImageClassification
-ACTIVATIONS = {"swish": "swish", "silu": "swish", "relu6": "relu6"}
+ACTIVATIONS: dict[str, Literal["swish", "relu6"]] = {"swish": "swish", "silu": "swish", "relu6": "relu6"}
 # Of their config, where a file leaves something out: those of B7.
 DEFAULTS = {
     "image_size": 600, "width_coefficient": 2.0, "depth_coefficient": 3.1, "kernel_sizes": (3, 3, 5, 3, 5, 5, 3),
@@ -50,6 +50,7 @@ DEFAULTS = {
     "depthwise_padding": (), "strides": (1, 2, 2, 2, 1, 2, 1), "num_block_repeats": (1, 2, 2, 3, 3, 4, 1),
     "expand_ratios": (1, 6, 6, 6, 6, 6, 6), "hidden_act": "swish", "batch_norm_eps": 1e-3, "drop_connect_rate": 0.2,
 }  # fmt: skip
+LISTS = ("num_block_repeats", "kernel_sizes", "expand_ratios", "in_channels", "out_channels", "strides")  # by stage
 EXPECTED = {"num_channels": 3, "depth_divisor": 8, "squeeze_expansion_ratio": 0.25, "pooling_type": "mean"}
 IGNORED = {
     "batch_norm_momentum": "of TensorFlow, 0.99 of the old statistics, which PyTorch reads the other way round; "
@@ -68,6 +69,8 @@ def section(attributes: Attributes) -> dict[str, Any]:
     """
     attributes.expect(EXPECTED)
     given = {name: attributes.take(name, default) for name, default in DEFAULTS.items()}
+    if len({len(given[name]) for name in LISTS}) > 1:
+        raise AlignError(f"{attributes.where}: expected {', '.join(LISTS)} of one length, found several")
     filters, side = given["out_channels"], given["image_size"]
     for name, known in (("hidden_act", tuple(ACTIVATIONS)), ("in_channels", ([STEM_FILTERS, *filters[:-1]],))):
         found = list(given[name]) if name == "in_channels" else given[name]
@@ -191,14 +194,15 @@ def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
             )
         fed = Fed(pixels=pixels, **data)
     else:
-        fed = Fed(facts={"preprocessing": f"not known: {folder} has no {huggingface_images.FILE}"})
+        facts = {"preprocessing": f"not known, for want of {huggingface_images.FILE}: set config.task.pixels"}
+        fed = Fed(crop=side, facts=facts)
     attributes.expect({"model_type": "efficientnet"})
     attributes.ignore(IGNORED)
     plain(attributes)
     if head is not None:
         fed = dataclasses.replace(fed, dropout=dropout, names=_names(labels, attributes.where))
     ignored = {**tensors.ignored, **attributes.ignored}
-    return efficientnet.pretrained(attributes.where, module, variables, head, fed, ignored=ignored, kept=tensors.kept())
+    return efficientnet.pretrained(tensors.where, module, variables, head, fed, ignored=ignored, kept=tensors.kept())
 
 
 def _names(labels: Mapping[str, str] | None, where: str) -> list[str] | None:
@@ -219,6 +223,8 @@ def write(model: Pretrained) -> Foreign:
             f"{model.where}: expected config.data.augment='align', found {model.data['augment']!r}, which Hugging "
             "Face's EfficientNetImageProcessor cannot express"
         )
+    if "crop" not in view or "resize" not in view:
+        raise AlignError(f"{model.where}: expected config.data.resize and config.data.crop, found a tower without them")
     seen = Resized(**view, flip=False).preprocessing()
     module = towers.image_tower(model.task["image"], side=seen["crop"])
     if not module.head_conv:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,6 +17,12 @@ ORDER = {
     "dense": ("kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "normalization": ("mean", "variance", "count"),
+}
+# What else a file of a whole model holds.
+BESIDE = {
+    "model_config": "the names of the layers say which network it is, the shapes which variant",
+    "training_config": "how it was trained",
+    "optimizer_weights": "of an optimizer",
 }
 
 
@@ -31,23 +38,16 @@ class KerasFile(Mapping[str, np.ndarray]):
         try:
             self._file = h5py.File(path, "r")
             self._places = self._numbered() if "layers" in self._file else self._legacy()
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, LookupError, ValueError) as error:
             raise self._damaged(error) from error
 
     def _legacy(self) -> dict[str, str]:
         """Of Keras 1 and 2, and of 3 where a whole model is written: attributes name layers and their weights."""
-        root: h5py.Group = self._file
+        root: Any = self._file
         if "model_weights" in root:
             root = root["model_weights"]
-            self.ignored |= {
-                name: reason
-                for name, reason in (
-                    ("model_config", "the names of the layers say which network it is, the shapes which variant"),
-                    ("training_config", "how it was trained"),
-                    ("optimizer_weights", "of an optimizer"),
-                )
-                if name in self._file or name in self._file.attrs
-            }
+            beside = {name: why for name, why in BESIDE.items() if name in self._file or name in self._file.attrs}
+            self.ignored.update(beside)
         if not _names(root, "layer_names"):
             raise AlignError(f"{self._path}: expected an HDF5 file of Keras, with layer_names, found none")
         places: dict[str, str] = {}
@@ -65,16 +65,18 @@ class KerasFile(Mapping[str, np.ndarray]):
         """Of Keras 3, weights alone: numbers, in groups that name their layer."""
         places: dict[str, str] = {}
 
-        def visit(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        def visit(name: str, item: Any) -> None:
             if not isinstance(item, h5py.Dataset):
                 return
-            *_, kind, _, number = item.name.split("/")
+            place = str(item.name)
+            kind, _, number = place.split("/")[-3:]
             layer, known = item.parent.attrs.get("name"), ORDER.get(re.sub(r"_\d+$", "", kind), ())
             if layer is None or not number.isdigit() or int(number) >= len(known):
-                raise AlignError(f"{self._path}: expected weights of {', '.join(ORDER)}, named, found {item.name}")
-            self._add(places, str(layer), known[int(number)], item.name)
+                raise AlignError(f"{self._path}: expected weights of {', '.join(ORDER)}, named, found {place}")
+            self._add(places, str(layer), known[int(number)], place)
 
-        self._file["layers"].visititems(visit)
+        layers: Any = self._file["layers"]
+        layers.visititems(visit)
         return places
 
     def _add(self, places: dict[str, str], layer: str, leaf: str, place: str) -> None:
@@ -99,7 +101,7 @@ class KerasFile(Mapping[str, np.ndarray]):
         return AlignError(f"{self._path}: expected a whole HDF5 file, found a damaged one ({told}); fetch it again")
 
 
-def _names(group: h5py.Group, attribute: str) -> list[str]:
+def _names(group: Any, attribute: str) -> list[str]:
     """A list of names; one that is too long for HDF5 is split into attribute0, attribute1, ..."""
     parts = [attribute] if attribute in group.attrs else []
     if not parts:
