@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import flags
 
-from align_jax import compact, exporting, files, paths
+from align_jax import compact, exporting, files
 from align_jax.cli import main_of
 from align_jax.data import source as sources
 from align_jax.data.source import Source
@@ -41,8 +40,7 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     folder = parts.workdir / "export"
     weights = parts.weights(state)
     model = Model(parts, weights)
-    tree = paths.flatten({"params": model.params, "model_state": model.model_state})
-    stored = {path: np.asarray(leaf) for path, leaf in tree.items()}
+    stored = subject.flat(model.params, model.model_state)
     native.save(stored, parts, folder, step=weights.step, kind="float32")
     side_files.write(parts, folder, side_files.signature(parts, weights, format="align_jax", kind="float32"))
     facts = facts_of(model, source, parts.config.data.source)

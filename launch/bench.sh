@@ -3,7 +3,7 @@
 source "$(dirname "$0")/setup.sh"
 
 case "${1:---help}" in
-  efficientnet | losses | step | loop | scaling | decode | pipeline | threads | index | curate | retrieval | search) ;;
+  efficientnet | losses | step | loop | scaling | decode | pipeline | threads | index | curate | retrieval | search | export) ;;
   [!-]*)
     echo "error: expected one of the names that --help lists, found $1" >&2
     exit 2
@@ -22,6 +22,7 @@ bash launch/bench.sh index [--records=10000000]  the index of shards: time and m
 bash launch/bench.sh curate [--pairs=20000]      curation of pairs with known defects: time of each step, drops by rule
 bash launch/bench.sh retrieval [--texts=500000]  recall blockwise against the whole matrix: time and peak memory
 bash launch/bench.sh search [--pictures=100000]  kinds of index: recall@10, queries/s and build time beside exact search
+bash launch/bench.sh export [--workdir=runs/demo]  sizes of exports, latency of StableHLO and ONNX beside the live model
 decode and pipeline take --photos=DIR, a folder of JPEG files; by default 20 photographs of ImageNet. decode makes an
 environment of its own with tensorflow-cpu beside ours, or takes the one whose python is named by TENSORFLOW_PYTHON.
 HELP
@@ -30,9 +31,12 @@ HELP
 esac
 what="$1"
 shift
-setup demo test bench curate search
+setup demo test bench curate search onnx
 if [ "$what" = efficientnet ] || [ "$what" = step ] || [ "$what" = pipeline ] || [ "$what" = retrieval ]; then
   references
+fi
+if [ "$what" = export ]; then
+  converter
 fi
 if [ "$what" = efficientnet ]; then
   PYTHONPATH=. exec taskset -c "${CORE:-0}" .venv/bin/python launch/bench_efficientnet.py "$@"

@@ -18,7 +18,6 @@ from align_jax.types import AlignError, Batch, ModelState, Params
 from align_jax.weights import Weights
 
 Rows = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # name of an input -> its rows; rows f32 [B, D]
-COLLECTIONS = ("params", "model_state")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,9 +42,7 @@ class Subject:
     @functools.cached_property
     def stored(self) -> dict[str, np.ndarray]:
         """Name -> array of what goes to disk: 'params/image_tower/.../kernel', for int8 with the scales beside."""
-        tree = dict(zip(COLLECTIONS, (self.exact.params, self.exact.model_state), strict=True))
-        flat = {name: np.asarray(leaf) for name, leaf in paths.flatten(tree).items()}
-        return compact.pack(flat, self.kind)
+        return compact.pack(flat(self.exact.params, self.exact.model_state), self.kind)
 
     @functools.cached_property
     def restored(self) -> Weights:
@@ -135,7 +132,13 @@ def default(known: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in known if name.startswith("embed_"))
 
 
-def split(flat: Mapping[str, Any]) -> tuple[Params, ModelState]:
+def flat(params: Params, model_state: ModelState) -> dict[str, np.ndarray]:
+    """Stored name -> array: 'params/...', 'model_state/...'."""
+    tree = paths.flatten({"params": params, "model_state": model_state})
+    return {name: np.asarray(leaf) for name, leaf in tree.items()}
+
+
+def split(stored: Mapping[str, Any]) -> tuple[Params, ModelState]:
     """(params, model_state) of stored names."""
-    tree = paths.unflatten(flat)
+    tree = paths.unflatten(stored)
     return tree["params"], tree.get("model_state", {})
