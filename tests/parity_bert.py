@@ -13,6 +13,7 @@ import numpy as np
 import tokenizer_files
 import torch
 import transformers
+from closeness import HEAD, errors
 from safetensors.numpy import load_file
 
 from align_jax import towers
@@ -47,24 +48,15 @@ def theirs(folder: Path) -> np.ndarray:
     return hidden[inputs["attention_mask"].bool()].numpy()
 
 
-def row(name: str, direction: str, found: np.ndarray, expected: np.ndarray) -> str:
-    """Errors relative to the largest number; the least cosine of all pieces."""
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
-    worst, largest = np.abs(found - expected).max(), np.abs(expected).max()
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    cosine = ((found * expected).sum(1) / lengths).min()
-    return f"| {name} | {direction} | {worst:.1e} | {worst / largest:.1e} | {cosine:.10f} |"
-
-
 def compare(name: str, folder: Path) -> None:
     """Prints both directions, and whether the tensors that came back are the same bits."""
     model, expected = open_pretrained(folder), theirs(folder)
     found = ours(model, folder)
-    print(row(name, "transformers to align_jax", found, expected))
+    print(f"| {name} | in | {errors(found, expected)} |")
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "out"
         save_foreign(huggingface_of(model), out)
-        print(row(name, "align_jax to transformers", theirs(out), found))
+        print(f"| {name} | out | {errors(found, theirs(out))} |")
         before, after = (load_file(path / "model.safetensors") for path in (folder, out))
         same = sum(before[name].tobytes() == tensor.tobytes() for name, tensor in after.items())
     print(f"| {name} | there and back | {same} of {len(after)} tensors bit-equal | | |")
@@ -72,7 +64,7 @@ def compare(name: str, folder: Path) -> None:
 
 def main() -> None:
     transformers.utils.logging.disable_progress_bar()
-    print("| model | direction | max abs error | max rel. error | cosine |\n|---|---|---:|---:|---:|")
+    print(HEAD)
     for name, (tokenizer_of, more) in TINY.items():
         made, tokenizer = getattr(transformers, name), tokenizer_of()
         torch.manual_seed(0)

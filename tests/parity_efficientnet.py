@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import torch
 import transformers
+from closeness import HEAD, errors
 from timm_models import timm
 from torch_peers import randomise
 
@@ -42,18 +43,10 @@ RNG = np.random.default_rng(0)
 def main() -> None:
     """Prints the table."""
     transformers.utils.logging.disable_progress_bar()
-    print("| model | direction | max abs error | max rel. error | cosine |\n|---|---|---:|---:|---:|")
+    print(HEAD)
     for part in (huggingface_rows, timm_rows, lite0_rows, keras_rows):
         for model, direction, found, expected in part():
             print(f"| {model} | {direction} | {errors(found, expected)} |", flush=True)
-
-
-def errors(found: np.ndarray, expected: np.ndarray) -> str:
-    """The largest error, the same relative to the largest number, and the least cosine of two rows."""
-    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
-    worst = np.abs(found - expected).max()
-    cosine = np.sum(found * expected, -1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
-    return f"{worst:.1e} | {worst / np.abs(expected).max():.1e} | {cosine.min():.10f}"
 
 
 def pictures(side: int) -> np.ndarray:
