@@ -38,10 +38,10 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
         files.write(folder / name, functools.partial(shutil.copyfile, parts.workdir / name))
     preprocessing = parts.pairs.preprocessing() | {"scale": 1 / 127.5, "offset": -1.0}
     files.write_json(folder / "preprocessing.json", preprocessing)
-    facts = facts_of(model, source, parts.config.data.source)
+    embeddings, wanted = folder / "embeddings", facts_of(model, source, parts.config.data.source)
     if files.is_writer():
-        clear(folder / "embeddings", facts)
-    embed_source(model, source, folder / "embeddings", facts=facts)
+        clear(embeddings, wanted)  # those of an earlier step
+    embed_source(model, source, embeddings, facts=wanted)
     return folder
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from absl import flags
 
 from align_jax.cli import main_of
+from align_jax.data.options import parse, source_options
 from align_jax.loading import load
 from align_jax.searching import index as indexes
 from align_jax.searching import page
 from align_jax.searching.collection import open_collection
 from align_jax.searching.engine import Engine
-from align_jax.data.options import parse, source_options
 
 THREADS = min(os.cpu_count() or 1, 8)
 
