@@ -24,6 +24,7 @@ from align_jax.data import source as sources
 from align_jax.data.options import source_options
 from align_jax.embeddings.making import CAPTIONS, DTYPES, PART, embed_source, facts_of
 from align_jax.embeddings.reader import summary
+from align_jax.evals.embedding import READERS
 from align_jax.hosts import place as places
 from align_jax.loading import load
 from align_jax.types import AlignError
@@ -39,14 +40,15 @@ def main(_: list[str]) -> None:
     model = load(values.model)
     if jax.process_count() > 1:
         raise AlignError(
-            f"embed: expected a process with devices of its own, found {jax.process_count()} that share theirs; on a TPU "
-            "slice of several hosts set TPU_PROCESS_BOUNDS=1,1,1 and TPU_CHIPS_PER_PROCESS_BOUNDS to the chips of one"
+            f"embed: expected a process with devices of its own, found {jax.process_count()} that share theirs; on a "
+            "TPU slice of several hosts set TPU_PROCESS_BOUNDS=1,1,1 and TPU_CHIPS_PER_PROCESS_BOUNDS to one host's"
         )
     out = Path(values.out)
     facts = facts_of(model, source, options, captions=values.captions, dtype=values.dtype, part_size=values.part_size)
     speed = embed_source(
-        model, source, out, facts=facts, batch_size=values.batch_size, process=own, processes=processes
-    )
+        model, source, out, facts=facts, batch_size=values.batch_size, threads=values.threads, process=own,
+        processes=processes,
+    )  # fmt: skip
     print(f"process {own} of {processes}: {speed}" if place else speed)
     print(summary(out))
 
@@ -58,5 +60,6 @@ if __name__ == "__main__":
     flags.DEFINE_enum("captions", "first", CAPTIONS, "which texts of a picture")
     flags.DEFINE_enum("dtype", "float32", DTYPES, "of the embeddings; clip-retrieval itself writes float16")
     flags.DEFINE_integer("part_size", PART, "records of a part: what one process takes at a time", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 256, "pictures that the devices of a process take at a time", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "pictures at a time, over all devices; by default what suits them", 1)
+    flags.DEFINE_integer("threads", READERS, "that read pictures; more where they come over a network", lower_bound=1)
     main_of(main)

@@ -43,10 +43,10 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     stored = subject.flat(model.params, model.model_state)
     native.save(stored, parts, folder, step=weights.step, kind="float32")
     side_files.write(parts, folder, side_files.signature(parts, weights, format="align_jax", kind="float32"))
-    facts = facts_of(model, source, parts.config.data.source)
+    embeddings, wanted = folder / "embeddings", facts_of(model, source, parts.config.data.source)
     if files.is_writer():
-        clear(folder / "embeddings", facts)
-    embed_source(model, source, folder / "embeddings", facts=facts)
+        clear(embeddings, wanted)  # those of an earlier step
+    embed_source(model, source, embeddings, facts=wanted)
     return folder
 
 

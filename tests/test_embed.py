@@ -23,6 +23,7 @@ import align_jax
 from align_jax import sharding
 from align_jax.data import source as sources
 from align_jax.data.options import source_options
+from align_jax.data.source import BadExample
 from align_jax.embeddings import making
 from align_jax.embeddings.layout import Layout, claim, clear
 from align_jax.embeddings.parts import Part, Piece
@@ -127,6 +128,7 @@ def test_two_processes_of_which_one_is_killed(model, pairs, whole, finished_run,
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",
         "JAX_NUM_PROCESSES": "2", "JAX_COMPILATION_CACHE_DIR": str(shapes_run.ROOT / ".cache" / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }  # fmt: skip
     command = [sys.executable, "-m", "align_jax.embed", f"--model={finished_run / 'export'}", "--part_size=2"]
     command += [f"--data={folder / 'pairs.jsonl'}", f"--out={out}", "--batch_size=8"]
@@ -172,6 +174,42 @@ def assert_equal(folder, other):
 
 def table(path):
     return pq.read_table(path).drop_columns("image_path").to_pylist()
+
+
+class Unreadable(sources.Source):
+    """A source of which not even the texts of a record can be read."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if index:
+            raise BadExample("row group unreadable")
+        return dataclasses.replace(self.source[0], label=-1)
+
+    def about(self, index):
+        return self[index]
+
+    def ids(self):
+        return self.source.ids()
+
+    def texts(self):
+        return self.source.texts()
+
+    def files(self):
+        return self.source.files()
+
+
+def test_a_record_that_cannot_be_read_is_named(model, pairs, tmp_path):
+    source = Unreadable(sources.make(**source_options(str(pairs))))
+    facts = making.facts_of(model, source, {"name": "mine"})
+    making.embed_source(model, source, tmp_path / "out", facts=facts)
+    assert pq.read_table(tmp_path / "out" / "left_out").to_pylist() == [
+        {"row": 1, "id": "red_rectangle.png", "reason": "row group unreadable"}
+    ]
 
 
 class Killed(sources.Source):

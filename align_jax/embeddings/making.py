@@ -28,6 +28,7 @@ CAPTIONS = ("first", "all", "none")
 DTYPES = ("float32", "float16")
 PART = 2**16  # records of a part by default: a file of 168 MB at 640 numbers of 4 bytes
 SAVED_EVERY = 60.0  # seconds of work that a kill may cost
+CACHED = 32  # pictures for each device that is a processor: with more, what is computed leaves its cache
 
 
 def facts_of(
@@ -61,6 +62,7 @@ def embed_source(
     *,
     facts: Facts,
     batch_size: int | None = None,
+    threads: int = READERS,
     process: int = 0,
     processes: int = 1,
     flag: str = "--out",
@@ -71,7 +73,8 @@ def embed_source(
 
     Args:
       facts: of `facts_of`, for this model and source.
-      batch_size: pictures that all devices take at a time; by default as in evaluation.
+      batch_size: pictures that all devices take at a time; by default as in evaluation, or CACHED on processors.
+      threads: that read pictures; over a network it takes more than there are cores.
       flag: where `out` comes from, as an AlignError names it that refuses a folder of something else.
 
     A picture that cannot be read has no row, nor has one without a caption where captions are read: both are counted
@@ -80,8 +83,12 @@ def embed_source(
     layout = claim(out, facts, flag=flag, process=process) if files.is_writer() else Layout(out, facts)
     parts = [Part(layout, number) for number in range(process, facts.parts, processes)]
     reader = _Reader(source, model.embedder.pairs, facts.captions)
+    if batch_size is None:
+        most = CACHED * model.mesh.size if jax.default_backend() == "cpu" else model.embedder.batch_size
+        batch_size = min(most, model.embedder.batch_size)
+    making = _Making(model, reader, np.dtype(facts.dtype), batch_size, threads)
     with jax.set_mesh(model.mesh):
-        return _Making(model, reader, np.dtype(facts.dtype)).make(parts, batch_size, title=f"embedding into {out}")
+        return making.make(parts, title=f"embedding into {out}")
 
 
 @dataclasses.dataclass
@@ -91,7 +98,7 @@ class Speed:
     pictures: int = 0
     texts: int = 0
     seconds: float = 0.0
-    waited: Counter[str] = dataclasses.field(default_factory=Counter)  # what for -> seconds
+    waited: dict[str, float] = dataclasses.field(default_factory=dict)  # what for -> seconds
 
     @contextmanager
     def waiting(self, name: str) -> Iterator[None]:
@@ -100,7 +107,7 @@ class Speed:
         try:
             yield
         finally:
-            self.waited[name] += time.perf_counter() - start
+            self.waited[name] = self.waited.get(name, 0.0) + time.perf_counter() - start
 
     def __str__(self) -> str:
         if not self.pictures:
@@ -135,7 +142,7 @@ class _Reader:
             record = self._source[row]
             pixels = self._examples.image(record.image)
         except BadExample as error:
-            record = self._source.about(row)
+            record = self._without_picture(row)
             texts = len(record.texts) if self.captions != "none" else 0
             return _Read(record, None, str(error), (), Counter({"of pictures left out": texts} if texts else {}))
         record = dataclasses.replace(record, image=record.image if isinstance(record.image, str) else "")
@@ -143,6 +150,13 @@ class _Reader:
             return _Read(record, pixels, "", (), Counter())
         texts, left_out = self._texts(record.texts)
         return _Read(record, pixels if texts else None, "" if texts else "caption missing", texts, left_out)
+
+    def _without_picture(self, row: int) -> Record:
+        try:
+            return self._source.about(row)
+        except BadExample:  # its texts cannot be read either
+            name = str(self._source.ids()[row])
+            return Record(name, "", (), name)
 
     def _texts(self, texts: Sequence[str]) -> tuple[list[tuple[str, Mapping[str, np.ndarray]]], Counter[str]]:
         found: list[tuple[str, Mapping[str, np.ndarray]]] = []
@@ -171,11 +185,12 @@ class _Batch(NamedTuple):
 class _Making:
     """The pipeline: `READ_AHEAD` batches are read while `COMPUTED_AHEAD` are on the devices and one is written."""
 
-    def __init__(self, model: Model, reader: _Reader, dtype: np.dtype):
+    def __init__(self, model: Model, reader: _Reader, dtype: np.dtype, batch_size: int, threads: int):
         self._model, self._embedder, self._reader, self._dtype = model, model.embedder, reader, dtype
+        self._batch_size, self._threads = batch_size, threads
         self._speed = Speed()
 
-    def make(self, parts: Sequence[Part], batch_size: int | None, *, title: str) -> Speed:
+    def make(self, parts: Sequence[Part], *, title: str) -> Speed:
         """Goes on with each part where it stands."""
         # As the writing process finds them: others may see its files late, or not at all.
         done = multihost_utils.broadcast_one_to_all(np.array([part.next - part.records.start for part in parts]))
@@ -183,15 +198,15 @@ class _Making:
         for part, count in zip(parts, done.tolist(), strict=True):
             if count == len(part.records) and not part.done and files.is_writer():
                 part.finish()  # a kill came between
-        work = [
+        work = (
             (part, range(start, min(start + size, part.records.stop)), size)
             for part, count in zip(parts, done.tolist(), strict=True)
-            for size in [self._embedder.rows(len(part.records), batch_size)]
+            for size in [self._embedder.rows(len(part.records), self._batch_size)]
             for start in range(part.records.start + count, part.records.stop, size)
-        ]
+        )
         total = sum(len(part.records) for part in parts)
         with (
-            ThreadPoolExecutor(READERS) as pool,
+            ThreadPoolExecutor(self._threads) as pool,
             tqdm(total=total, initial=int(sum(done)), unit="picture", desc=title, disable=None) as bar,
         ):
             try:

@@ -38,8 +38,9 @@ class Piece:
     def save(self, path: Path) -> None:
         """An .npz with JSON for what are no embeddings."""
         about = json.dumps([self.samples, self.left_out, self.texts_left_out]).encode()
-        arrays = {"images": self.images, "about": np.frombuffer(about, np.uint8)}
-        files.write(path, lambda partial: np.savez(partial, **arrays, **_given(self.texts)))
+        texts = {} if self.texts is None else {"texts": self.texts}
+        arrays: dict[str, Any] = {"images": self.images, "about": np.frombuffer(about, np.uint8), **texts}
+        files.write(path, lambda partial: np.savez(partial, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> "Piece":
@@ -47,10 +48,6 @@ class Piece:
         with np.load(path) as arrays:
             samples, left_out, texts_left_out = json.loads(arrays["about"].tobytes())
             return cls(arrays["images"], arrays.get("texts"), samples, left_out, Counter(texts_left_out))
-
-
-def _given(texts: np.ndarray | None) -> dict[str, np.ndarray]:
-    return {} if texts is None else {"texts": texts}
 
 
 def join(pieces: Sequence[Piece]) -> Piece:
