@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import align_jax
-from align_jax import compact, exporting, paths
+from align_jax import compact, exporting, loading, paths
 from align_jax.export import export_as
-from align_jax.exporting import check, npz, onnx
+from align_jax.exporting import check, npz, onnx, side_files
 from align_jax.exporting.subject import Subject
 from align_jax.interop import own_folder
 from align_jax.interop.source import open_pretrained, save_foreign
@@ -40,7 +40,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def fed(folder):
     """The same as a program takes them, made of preprocessing.json and vocab.txt alone: (image, ids, mask)."""
-    told = exporting.side_files.preprocessing(align_jax.loading.parts_of(folder))
+    told = side_files.preprocessing(loading.parts_of(folder), programs=True)
     with Image.open(folder.parent / "picture.png") as opened:
         whole = opened.convert(told["colour"]).resize((told["resize"],) * 2, Image.Resampling.BILINEAR)
     edge = (told["resize"] - told["crop"]) // 2
