@@ -81,9 +81,7 @@ def export_as(
     asked = sections(evals, parts.config.evals, overrides) if evals or overrides or parts.config.evals else {}
     with jax.set_mesh(parts.mesh):
         exact = weights_at(place, parts)
-    model = subject.make(
-        parts, exact, functions=functions, kind=weights, dtype=chosen.dtype, platforms=platforms
-    )  # fmt: skip
+    model = subject.make(parts, exact, functions=functions, kind=weights, dtype=chosen.dtype, platforms=platforms)
     signature = side_files.signature(parts, exact, format=format, kind=weights)
     signature["functions"] = side_files.functions(model, chosen.suffix)
     with files.whole_folder(folder) as partial:
@@ -101,7 +99,7 @@ def export_as(
             yield from map(str, losses)
             if reasons:
                 yield f"not measured: {reasons}" if losses else f"nothing was measured: {reasons}"
-        side_files.write(parts, partial, signature)
+        side_files.write(parts, partial, signature, programs=bool(chosen.suffix))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield f"{folder}: {format}, weights {weights}, {size / 1e6:.1f} MB"
 

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 import align_jax
-from align_jax import compact, exporting, paths
+from align_jax import compact, exporting, loading, paths
 from align_jax.export import export_as
-from align_jax.exporting import check, npz, onnx
+from align_jax.exporting import check, npz, onnx, side_files, subject
 from align_jax.exporting.subject import Subject
 from align_jax.interop import own_folder
 from align_jax.interop.source import open_pretrained, save_foreign
+from align_jax.tasks import align, classify
 from align_jax.types import AlignError
 
 TEXTS = ["a red cat", "cat"]
@@ -40,7 +41,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def fed(folder):
     """The same as a program takes them, made of preprocessing.json and vocab.txt alone: (image, ids, mask)."""
-    told = exporting.side_files.preprocessing(align_jax.loading.parts_of(folder))
+    told = side_files.preprocessing(loading.parts_of(folder), programs=True)
     with Image.open(folder.parent / "picture.png") as opened:
         whole = opened.convert(told["colour"]).resize((told["resize"],) * 2, Image.Resampling.BILINEAR)
     edge = (told["resize"] - told["crop"]) // 2
@@ -239,3 +240,8 @@ def test_the_check_is_of_a_sound_size():
     assert check.compare(turned, same).cosine == pytest.approx(1 / np.hypot(1, 0.1))
     with pytest.raises(AlignError, match=r"expected rows of shape \(3, 4\), found \(2, 4\)"):
         check.compare(same[:2], same)
+
+
+def test_what_is_exported_unless_others_are_named():
+    assert subject.default(align.tiny().functions()) == ("embed_images", "embed_texts")
+    assert subject.default(classify.tiny().functions()) == ("classify_images",)

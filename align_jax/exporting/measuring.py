@@ -26,7 +26,7 @@ class Loss(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """Below zero: worse, where more is better."""
+        """Of recall and accuracy, below zero is a loss."""
         return self.stored - self.exact
 
     def __str__(self) -> str:

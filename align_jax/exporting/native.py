@@ -1,5 +1,7 @@
 """The folder that `align_jax.load` and every verb here take: model.safetensors and config.json."""
 
+import functools
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from align_jax import compact, files
-from align_jax import config as configs
 from align_jax.exporting.subject import Rows, Subject, split
 from align_jax.interop.own_folder import CONFIG, WEIGHTS
 from align_jax.interop.reading import SafetensorsFile
@@ -23,9 +24,11 @@ def write(subject: Subject, folder: Path) -> dict[str, Any]:
 
 def save(stored: Mapping[str, np.ndarray], parts: Run, folder: Path, *, step: int | None, kind: str) -> None:
     """Writes both files, each whole; all processes call it together."""
-    facts = {"weights": kind} | ({} if step is None else {"step": str(step)})
+    facts = {} if step is None else {"step": str(step)}
+    if kind != "float32":  # else one fact: of several, the library's order is another each time, and so are the bytes
+        facts["weights"] = kind
     files.write(folder / WEIGHTS, lambda partial: save_file(dict(stored), partial, metadata=facts))
-    files.write_json(folder / CONFIG, configs.plain(parts.config))
+    files.write(folder / CONFIG, functools.partial(shutil.copyfile, parts.workdir / CONFIG))  # as trained, mesh and all
 
 
 def read(subject: Subject, folder: Path) -> dict[str, Rows]:

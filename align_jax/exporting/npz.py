@@ -22,7 +22,7 @@ FILE = "weights.npz"
 def write(subject: Subject, folder: Path) -> dict[str, Any]:
     """Writes the file."""
     folder.mkdir(parents=True)
-    arrays = {
+    arrays: dict[str, Any] = {
         name: array.view(np.uint16) if array.dtype == jnp.bfloat16 else array for name, array in subject.stored.items()
     }
     np.savez(folder / FILE, **arrays)

@@ -75,7 +75,7 @@ def opened(path: Path, *, threads: int = 0) -> Rows:
         ) from error
 
     def rows(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return session.run(None, dict(inputs))[0]
+        return np.asarray(session.run(None, dict(inputs))[0])
 
     return rows
 

@@ -17,24 +17,25 @@ SIGNATURE, PREPROCESSING = "signature.json", "preprocessing.json"
 # How a file becomes pixels, and pixels a square: data/images.py.
 PICTURES = {
     "colour": "RGB", "orientation": "EXIF applied", "transparency": "on white", "animation": "first frame",
-    "antialias": True, "window": "central", "input": "uint8 [B, H, W, 3]",
+    "antialias": True, "window": "central",
 }  # fmt: skip
 
 
-def write(parts: Run, folder: Path, signature: Mapping[str, Any]) -> None:
-    """Each whole; all processes call it together."""
+def write(parts: Run, folder: Path, signature: Mapping[str, Any], *, programs: bool = False) -> None:
+    """Each whole; all processes call it together. `programs` take the bytes of pictures, not numbers made of them."""
     for name, save in parts.pairs.files().items():
         files.write(folder / name, save)
-    files.write_json(folder / PREPROCESSING, preprocessing(parts))
+    files.write_json(folder / PREPROCESSING, preprocessing(parts, programs=programs))
     files.write_json(folder / SIGNATURE, signature)
 
 
-def preprocessing(parts: Run) -> dict[str, Any]:
-    """All that another program needs to feed the model: from a file to pixels, to the tower's numbers; from a text to
-    ids. Programs (StableHLO, ONNX) take the uint8 square and apply scale * x + offset themselves.
+def preprocessing(parts: Run, *, programs: bool) -> dict[str, Any]:
+    """All that another program needs to feed the model: from a file to a square of pixels, uint8 [H, W, 3], to the
+    tower's numbers, scale * x + offset, which `programs` make themselves; and from a text to ids.
     """
     pixels = PIXELS[parts.config.task.get("pixels", DEFAULT_PIXELS)]
-    return PICTURES | parts.pairs.preprocessing() | pixels.preprocessing()
+    applied = {"scale_and_offset": "applied by the program" if programs else "to be applied"}
+    return PICTURES | parts.pairs.preprocessing() | pixels.preprocessing() | applied
 
 
 def signature(parts: Run, weights: Weights, *, format: str, kind: str) -> dict[str, Any]:

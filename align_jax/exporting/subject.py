@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from align_jax import compact, paths, tasks
 from align_jax import config as configs
-from align_jax.config import nearest
+from align_jax.config import Config, nearest
 from align_jax.run import Run
 from align_jax.types import AlignError, Batch, ModelState, Params
 from align_jax.weights import Weights
@@ -110,7 +110,7 @@ def make(
       functions: those of the task to export; by default what makes an embedding, or of a classifier its logits.
       kind: as which the weights are stored. dtype: in which the towers compute, by default as they were trained.
     """
-    config = ConfigDict(configs.plain(parts.config))
+    config: Config = ConfigDict(configs.plain(parts.config))
     for tower in ("image", "text"):
         if tower in config.task:  # both change how a step is computed, not what; neither makes a better program here
             config.task[tower].update(remat="none", scan=False)
