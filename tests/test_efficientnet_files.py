@@ -226,6 +226,7 @@ def tiny(monkeypatch):
     for name in list(VARIANTS):
         monkeypatch.delitem(VARIANTS, name)
     monkeypatch.setitem(VARIANTS, "b0", Variant(0.25, 0.3, 64))
+    monkeypatch.setitem(VARIANTS, "b7", Variant(2.0, 3.1, 600))
 
 
 def timm_folder(folder: Path, **config) -> Path:
@@ -258,17 +259,19 @@ def test_timm_by_names_and_config(tiny, tmp_path):
     assert model.task["image"]["padding"] == "same" and model.task["pixels"] == "symmetric"
     assert model.data == {"augment": "inception", "crop": 64, "eval_share": 0.875, "resample": "bicubic", "classes": 5}
     assert model.facts["licence"] == "apache-2.0"
-    image = open_pretrained(timm_folder(tmp_path, architecture="efficientnet_b0")).task["image"]
-    assert (image["padding"], image["epsilon"]) == ("symmetric", 1e-5)
+    bare = open_pretrained(timm_folder(tmp_path, architecture="efficientnet_b0", pretrained_cfg={}))
+    assert (bare.task["image"]["padding"], bare.task["image"]["epsilon"]) == ("symmetric", 1e-5)
+    assert bare.task["pixels"] == "imagenet" and bare.data["crop"] == 64
 
 
 @pytest.mark.parametrize(
     "config, message",
     [
         ({"architecture": "resnet50"}, "architecture: expected an EfficientNet"),
-        ({"architecture": "tf_efficientnet_b3"}, r"expected a published EfficientNet \(b3\), found 8 blocks"),
+        ({"architecture": "tf_efficientnet_b7"}, r"expected a published EfficientNet \(b7\), found 8 blocks"),
         ({"model_args": {"act_layer": "relu"}}, "model_args: expected no other attributes, found act_layer='relu'"),
         ({"pretrained_cfg": {"mean": [0, 0, 0]}}, "mean and std: expected those of config.task.pixels"),
+        ({"pretrained_cfg": {"interpolation": "lanczos"}}, r"interpolation: expected one of .*, found 'lanczos'"),
     ],
 )
 def test_timm_folders_that_do_not_fit(tiny, tmp_path, config, message):

@@ -12,6 +12,7 @@ from align_jax.data import images, pixels
 from align_jax.interop.accounts import Attributes
 from align_jax.interop.efficientnet import Fed
 from align_jax.interop.reading import json_of
+from align_jax.models.efficientnet_scaling import VARIANTS
 from align_jax.types import AlignError
 
 ARCHITECTURE = re.compile(r"(tf_)?efficientnet_(b\d|l2|lite\d)(_\w+)?(\..+)?")
@@ -22,8 +23,7 @@ IGNORED = {
     "num_classes": "the head shows it",
     "drop_*": "of training, which timm leaves to its scripts",
 }
-# Of the section pretrained_cfg, where a file leaves something out.
-INPUT_SIZE, CROP, MEAN, STD = (3, 224, 224), 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP = 0.875  # where a file leaves it out
 IGNORED_SOURCE = {
     **IGNORED,
     **dict.fromkeys(
@@ -57,7 +57,7 @@ def read(path: Path) -> TimmConfig:
     attributes = Attributes(json_of(path), str(path))
     architecture = attributes.take("architecture")
     found = ARCHITECTURE.fullmatch(str(architecture))
-    if found is None:
+    if found is None or found[2] not in VARIANTS:
         raise AlignError(f"{path}: architecture: expected an EfficientNet (B0 to B8, L2, Lite), found {architecture!r}")
     made, source = (
         Attributes(attributes.take(name, {}), f"{path}: {name}") for name in ("model_args", "pretrained_cfg")
@@ -65,7 +65,7 @@ def read(path: Path) -> TimmConfig:
     for account in (attributes, made):
         account.expect({"global_pool": ("avg", ""), "in_chans": 3})
         account.ignore(IGNORED)
-    fed = _fed(source)
+    fed = _fed(source, found[2], tensorflow=found[1] is not None)
     accounts = (attributes, made, source)
     for account in accounts:
         account.close()
@@ -73,19 +73,24 @@ def read(path: Path) -> TimmConfig:
     return TimmConfig(found[2], TORCH if found[1] is None else TENSORFLOW, fed, ignored)
 
 
-def _fed(source: Attributes) -> Fed:
+def _fed(source: Attributes, variant: str, *, tensorflow: bool) -> Fed:
+    """What the section pretrained_cfg says, and where it says nothing, what timm's networks of that name want."""
     source.expect({"crop_mode": "center", "fixed_input_size": False, "label_offset": (None, 0)})
-    mean, std = (np.asarray(source.take(name, default)) for name, default in (("mean", MEAN), ("std", STD)))
+    half = tensorflow and variant.startswith("lite")
+    _, *moments = pixels.PIXELS["imagenet"]
+    mean = np.asarray(source.take("mean", 0.5 if half else moments[0]))
+    std = np.asarray(source.take("std", 0.5 if half else moments[1]))
     convention = pixels.named(1 / (255 * std), -mean / std)
-    channels, height, width = source.take("input_size", INPUT_SIZE)
-    resample = source.take("interpolation", "bicubic")
-    for name, known, ok in (
-        ("mean and std", "those of config.task.pixels", convention is not None),
-        ("input_size", "three channels and a square", channels == 3 and height == width),
-        ("interpolation", f"one of {tuple(images.RESAMPLE)}", resample in images.RESAMPLE),
+    side = VARIANTS[variant].resolution
+    size, resample = source.take("input_size", (3, side, side)), source.take("interpolation", "bicubic")
+    channels, height, width = size
+    for name, known, found, fine in (
+        ("mean and std", "those of config.task.pixels", (mean.tolist(), std.tolist()), convention is not None),
+        ("input_size", "three channels of a square", size, channels == 3 and height == width),
+        ("interpolation", f"one of {tuple(images.RESAMPLE)}", resample, resample in images.RESAMPLE),
     ):
-        if not ok:
-            raise AlignError(f"{source.where}: {name}: expected {known}, found others")
+        if not fine:
+            raise AlignError(f"{source.where}: {name}: expected {known}, found {found!r}")
     share = float(source.take("crop_pct", CROP))
     names, licence = source.take("label_names", None), source.take("license", None)
     source.ignore(IGNORED_SOURCE)
