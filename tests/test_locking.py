@@ -12,6 +12,7 @@ from tiny_run import config as tiny_config
 from align_jax import optim, paths, sharding, tasks, train
 from align_jax import state as states
 from align_jax.models.blocks import ALL
+from align_jax.models.randomness import row_keys
 from align_jax.tasks import align
 from align_jax.types import AlignError
 
@@ -86,6 +87,23 @@ def test_first_blocks_stay_bit_for_bit_and_the_rest_moves():
     assert moved(bench.fresh.params, after.params) | no_gradient == expected
     statistics = moved(bench.fresh.model_state, after.model_state)
     assert statistics == {path for path in paths.flatten(after.model_state) if "/block_2/" in path}
+
+
+def test_what_is_locked_is_as_in_inference():
+    """Running statistics and nothing drawn, in training too, though not all of the tower is locked by name."""
+    bench = Bench(make(image=3, text=2))
+    model, keys = bench.task.model, row_keys(jax.random.key(1), 8)
+    statistics = bench.fresh.model_state["batch_stats"]["image_tower"]
+    variables = {"params": bench.fresh.params["image_tower"], "batch_stats": statistics}
+    images = jnp.asarray(bench.batch["image"], jnp.float32) / 255
+    live, new = model.image_tower.apply(variables, images, train=True, keys=keys, mutable=["batch_stats"])
+    np.testing.assert_array_equal(live, model.image_tower.apply(variables, images, train=False))
+    assert not moved(statistics, new["batch_stats"])
+    read = functools.partial(
+        model.text_tower.apply, {"params": bench.fresh.params["text_tower"]}, bench.batch["text_ids"],
+        bench.batch["text_mask"],
+    )  # fmt: skip
+    np.testing.assert_array_equal(read(keys=keys), read())
 
 
 def test_a_locked_run_is_one_on_features():
