@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -74,7 +75,19 @@ class Start:
                 name: _replaced(tree, other.model_state.get(name, {}), entry, optional=True)
                 for name, tree in model_state.items()
             }
-        return dataclasses.replace(state, params=params, model_state=model_state)
+        return _averaged_anew(dataclasses.replace(state, params=params, model_state=model_state))
+
+
+def _averaged_anew(state: TrainState) -> TrainState:
+    """The moving average, where one is kept, begins at the parameters that were given, not at those drawn before."""
+    if "ema" not in state.opt_state:
+        return state
+    params = paths.flatten(state.params)
+    ema = {
+        path: jax.device_put(jnp.copy(params[path]), old.sharding)
+        for path, old in paths.flatten(state.opt_state["ema"]).items()
+    }
+    return dataclasses.replace(state, opt_state={**state.opt_state, "ema": paths.unflatten(ema)})
 
 
 def _replaced(tree: Any, other: Any, entry: Mapping[str, Any], *, optional: bool = False) -> Any:

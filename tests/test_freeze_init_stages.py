@@ -141,9 +141,10 @@ def test_init_moves_paths(tmp_path, monkeypatch, mapping, source, goal):
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(warm_start, "load", lambda _: Other)
     params = jax.tree.map(jax.numpy.zeros_like, paths.unflatten(goal))
-    state = TrainState(jax.numpy.int32(0), params, {}, (), {}, jax.random.key(0))
+    state = TrainState(jax.numpy.int32(0), params, {}, (), {"ema": params}, jax.random.key(0))
     found = warm_start.make(checkpoints=({"checkpoint": str(tmp_path), "paths": mapping},))(state)
     assert not changed(goal, paths.flatten(found.params))
+    assert not changed(goal, paths.flatten(found.opt_state["ema"])), "the average begins there"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tiny_run import config as tiny_config
 from align_jax import optim, paths, sharding, tasks, train
 from align_jax import state as states
 from align_jax.models.blocks import ALL
+from align_jax.models.randomness import row_keys
 from align_jax.tasks import align
 from align_jax.types import AlignError
 
@@ -88,6 +89,27 @@ def test_first_blocks_stay_bit_for_bit_and_the_rest_moves():
     assert statistics == {path for path in paths.flatten(after.model_state) if "/block_2/" in path}
 
 
+def test_what_is_locked_is_as_in_inference():
+    """Running statistics and nothing drawn, in training too, though not all of the tower is locked by name."""
+    bench = Bench(make(image=3, text=2))
+    model, keys = bench.task.model, row_keys(jax.random.key(1), 8)
+    statistics = bench.fresh.model_state["batch_stats"]["image_tower"]
+    variables = {"params": bench.fresh.params["image_tower"], "batch_stats": statistics}
+    images = jnp.asarray(bench.batch["image"], jnp.float32) / 255
+    ids, mask = bench.batch["text_ids"], bench.batch["text_mask"]
+
+    @jax.jit
+    def both(keys):
+        found = model.image_tower.apply(variables, images, train=keys is not None, keys=keys, mutable=["batch_stats"])
+        text = model.text_tower.apply({"params": bench.fresh.params["text_tower"]}, ids, mask, keys=keys)
+        return *found, text
+
+    (image, new, text), (still, _, silent) = both(keys), both(None)
+    np.testing.assert_allclose(image, still, rtol=1e-6)
+    np.testing.assert_allclose(text, silent, rtol=1e-6)
+    assert not moved(statistics, new["batch_stats"])
+
+
 def test_a_locked_run_is_one_on_features():
     """The same loss and the same heads, whatever numbers the step draws; 3 rows need no groups of 4."""
     whole = Bench(make(ALL, ALL, text_pooling="mean"), rows=6)
@@ -136,9 +158,11 @@ def test_frozen_statistics_stay_while_the_weights_train():
 def test_a_text_is_the_mean_of_its_pieces():
     task = make(text_pooling="mean")
     batch, params = task.dummy_batch(3), Bench(task).fresh.params
-    hidden = task.model.text_tower.apply({"params": params["text_tower"]}, batch["text_ids"], batch["text_mask"])
+    hidden = jax.jit(task.model.text_tower.apply)(
+        {"params": params["text_tower"]}, batch["text_ids"], batch["text_mask"]
+    )
     expected = [rows[kept].mean(0) for rows, kept in zip(np.asarray(hidden), batch["text_mask"], strict=True)]
-    found = task.functions()["text_features"](params, {}, batch)
+    found = jax.jit(task.functions()["text_features"])(params, {}, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
