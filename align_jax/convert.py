@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from align_jax import paths, portable
+from align_jax import files, paths, portable
 from align_jax.cli import main_of
 from align_jax.interop import huggingface_align, own_folder
 from align_jax.interop.classes import resize_classes
 from align_jax.interop.positions import resize_positions
 from align_jax.interop.pretrained import Foreign, Pretrained
-from align_jax.interop.source import check_free, huggingface_of, open_pretrained, save_foreign
+from align_jax.interop.source import huggingface_of, open_pretrained, save_foreign
 from align_jax.types import AlignError
 
 LAYOUTS: dict[str, Callable[[Pretrained], Foreign]] = {"align_jax": own_folder.write, "huggingface": huggingface_of}
@@ -40,7 +40,7 @@ def convert(
     Raises:
       AlignError: for a source that cannot be read, that the layout cannot express, and where `out` exists.
     """
-    check_free(out, force=force)
+    files.check_free(out, force=force, known_by=own_folder.CONFIG)
     model = portable.opened(source)
     yield from _told(model)
     if max_length is not None:

@@ -75,7 +75,7 @@ def export_as(
         raise AlignError(f"--out: expected a folder to write into, found none, and {workdir} is no work directory")
     suffix = "" if weights == "float32" else f"-{weights}"
     folder = Path(out or place.folder / f"export-{format}{suffix}")
-    check_free(folder, force=force)
+    files.check_free(folder, force=force, known_by=side_files.SIGNATURE)
     files.check_writable(folder.absolute().parent, flag="--out")
     parts = parts_of(place.folder)
     asked = sections(evals, parts.config.evals, overrides) if evals or overrides or parts.config.evals else {}
@@ -102,16 +102,6 @@ def export_as(
         side_files.write(parts, partial, signature, programs=bool(chosen.suffix))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield f"{folder}: {format}, weights {weights}, {size / 1e6:.1f} MB"
-
-
-def check_free(folder: Path, *, force: bool) -> None:
-    """Refuses to write where something stands, but for an export that `force` says may be replaced."""
-    if not folder.exists():
-        return
-    if not force:
-        raise AlignError(f"--out: expected a folder that does not exist yet, found {folder}; --force replaces it")
-    if not (folder / side_files.SIGNATURE).is_file():
-        raise AlignError(f"--out: expected an export to replace, found no {side_files.SIGNATURE} in {folder}")
 
 
 def main(arguments: list[str]) -> None:

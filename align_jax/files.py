@@ -57,6 +57,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(before, ignore_errors=True)
 
 
+def check_free(folder: Path, *, force: bool, known_by: str) -> None:
+    """Refuses to write where something stands, but for a folder of its kind, known by a file in it, with `force`."""
+    if not folder.exists():
+        return
+    if not force:
+        raise AlignError(f"{folder}: expected a folder that does not exist yet, found one; --force replaces it")
+    if not (folder / known_by).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AlignError(f"{folder}: expected a folder with {known_by} to replace, found none; choose another --out")
+
+
 def write_json(path: Path, value: Any, *, process: int = 0) -> None:
     """Indented, as people read it."""
     write(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"), process=process)

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "tasks": LOW | {"paths", "sharding", "losses", "data", "models", "towers"},
     "evals": LOW | {"paths", "files", "sharding", "data", "datasets", "metrics", "provenance", "reporting", "weights"},
     "planning": LOW | {"cache", "code", "files", "metrics", "sharding", "tasks", "optim", "state", "train"},
-    "interop": LOW | {"compact", "paths", "data", "models", "towers"},
+    "interop": LOW | {"compact", "files", "paths", "data", "models", "towers"},
     "curation": LOW | {"data"},
     "reporting": set(),
     "adapters": LOW | {"data", "inputs", "loading", "model"},

@@ -8,34 +8,23 @@ import numpy as np
 
 from align_jax import config as configs
 from align_jax import files, provenance
-from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
+from align_jax.data import preprocessing
+from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.exporting.subject import Subject
 from align_jax.run import Run
 from align_jax.weights import Weights
 
-SIGNATURE, PREPROCESSING = "signature.json", "preprocessing.json"
-# How a file becomes pixels, and pixels a square: data/images.py.
-PICTURES = {
-    "colour": "RGB", "orientation": "EXIF applied", "transparency": "on white", "animation": "first frame",
-    "antialias": True, "window": "central",
-}  # fmt: skip
+SIGNATURE = "signature.json"
 
 
 def write(parts: Run, folder: Path, signature: Mapping[str, Any], *, programs: bool = False) -> None:
     """Each whole; all processes call it together. `programs` take the bytes of pictures, not numbers made of them."""
     for name, save in parts.pairs.files().items():
         files.write(folder / name, save)
-    files.write_json(folder / PREPROCESSING, preprocessing(parts, programs=programs))
+    pixels = parts.config.task.get("pixels", DEFAULT_PIXELS)
+    told = preprocessing.described(parts.pairs.preprocessing(), pixels, applied=programs)
+    files.write_json(folder / preprocessing.FILE, told)
     files.write_json(folder / SIGNATURE, signature)
-
-
-def preprocessing(parts: Run, *, programs: bool) -> dict[str, Any]:
-    """All that another program needs to feed the model: from a file to a square of pixels, uint8 [H, W, 3], to the
-    tower's numbers, scale * x + offset, which `programs` make themselves; and from a text to ids.
-    """
-    pixels = PIXELS[parts.config.task.get("pixels", DEFAULT_PIXELS)]
-    applied = {"scale_and_offset": "applied by the program" if programs else "to be applied"}
-    return PICTURES | parts.pairs.preprocessing() | pixels.preprocessing() | applied
 
 
 def signature(parts: Run, weights: Weights, *, format: str, kind: str) -> dict[str, Any]:

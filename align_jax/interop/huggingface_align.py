@@ -29,7 +29,9 @@ from align_jax.interop.huggingface_attributes import plain
 from align_jax.interop.names import DENSE, SAME, Entry
 from align_jax.interop.pretrained import Foreign, Pretrained
 from align_jax.interop.reading import json_of
+from align_jax.models.bert import Bert
 from align_jax.models.dual_encoder import DualEncoder
+from align_jax.models.efficientnet import EfficientNet
 from align_jax.types import AlignError
 
 TEXT, VISION = "text_model.", "vision_model."
@@ -153,6 +155,9 @@ def variables(tensors: Tensors, module: DualEncoder) -> dict[str, Any]:
 
 def entries(module: DualEncoder) -> list[Entry]:
     """All tensors but the temperature."""
+    assert isinstance(module.image_tower, EfficientNet) and isinstance(module.text_tower, Bert), (
+        "as `align.build` makes"
+    )
     return [
         *_below("image_tower", huggingface_efficientnet.entries(module.image_tower, VISION)),
         *_below("text_tower", huggingface_bert.entries(module.text_tower, TEXT)),

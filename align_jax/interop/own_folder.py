@@ -16,13 +16,15 @@ import numpy as np
 from align_jax import compact, paths
 from align_jax.data import classes
 from align_jax.data.labelled import VIEWS
-from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
+from align_jax.data.pixels import DEFAULT_PIXELS
+from align_jax.data.preprocessing import FILE as PREPROCESSING
+from align_jax.data.preprocessing import described
 from align_jax.data.tokenizer_folder import FILES as VOCABULARIES
 from align_jax.interop.pretrained import Foreign, Pretrained
 from align_jax.interop.reading import SafetensorsFile, json_of
 from align_jax.types import AlignError
 
-WEIGHTS, CONFIG, ORIGIN, PREPROCESSING = "model.safetensors", "config.json", "origin.json", "preprocessing.json"
+WEIGHTS, CONFIG, ORIGIN = "model.safetensors", "config.json", "origin.json"
 VIEW = ("resize", "crop", "eval_crop", "eval_share", "resample")  # of config.data: how pictures are seen
 DATA = (*VIEW, "augment", "classes", "text_length", "vocab")  # what of config.data belongs to the weights
 # What a whole config has besides: nothing was trained here, and `main` may change all of it.
@@ -89,8 +91,8 @@ def preprocessing(model: Pretrained) -> dict[str, Any]:
     """From a picture, and a text, to what a model is fed: what an export tells other programs."""
     view = VIEWS[model.data.get("augment", "align")]
     seen = view(**{name: model.data[name] for name in VIEW if name in model.data}, flip=False).preprocessing()
-    seen |= PIXELS[model.task.get("pixels", DEFAULT_PIXELS)].preprocessing()
-    return seen | {name: model.data[name] for name in ("text_length",) if name in model.data}
+    seen |= {name: model.data[name] for name in ("text_length",) if name in model.data}
+    return described(seen, model.task.get("pixels", DEFAULT_PIXELS))
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:

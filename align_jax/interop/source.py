@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from align_jax import files
 from align_jax.interop import (
     hub,
     huggingface_align,
@@ -65,35 +64,18 @@ def save_foreign(
     `check` sees what was written before it gets its name, and raises where it is not right. AlignError where something
     stands there, unless `force` says that it may be replaced and it is a folder of weights.
     """
-    check_free(folder, force=force)
-    own = secrets.token_hex(4)  # other processes may write the same
-    partial, before = (folder.with_name(f"{folder.name}.{state}-{own}") for state in ("partial", "before"))
+    files.check_free(folder, force=force, known_by=CONFIG)
+    arrays = {name: np.asarray(tensor, order="C") for name, tensor in foreign.tensors.items()}
     try:
-        partial.mkdir(parents=True)
-        arrays = {name: np.asarray(tensor, order="C") for name, tensor in foreign.tensors.items()}
-        save_file(arrays, partial / WEIGHTS, metadata=dict(foreign.metadata))
-        (partial / CONFIG).write_text(json.dumps(foreign.config, indent=2) + "\n", "utf-8")
-        for name, save in foreign.files.items():
-            save(partial / name)
-        check(partial)
-        if folder.exists():
-            folder.rename(before)
-        partial.rename(folder)
+        with files.whole_folder(folder) as partial:
+            partial.mkdir(parents=True)
+            save_file(arrays, partial / WEIGHTS, metadata=dict(foreign.metadata))
+            (partial / CONFIG).write_text(json.dumps(foreign.config, indent=2) + "\n", "utf-8")
+            for name, save in foreign.files.items():
+                save(partial / name)
+            check(partial)
     except OSError as error:
         raise AlignError(f"{folder}: expected a folder that can be written, found {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def check_free(folder: Path, *, force: bool) -> None:
-    """Refuses to write where something stands, but for a folder of weights that `force` says may be replaced."""
-    if not folder.exists():
-        return
-    if not force:
-        raise AlignError(f"{folder}: expected a folder that does not exist yet, found one; --force replaces it")
-    if not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AlignError(f"{folder}: expected a folder of weights to replace, found another; choose another --out")
 
 
 def _of_file(path: Path) -> Pretrained:
