@@ -268,7 +268,7 @@ def test_a_folder_that_exists_is_replaced_only_by_force(ours, tmp_path, monkeypa
     assert sorted(path.name for path in out.iterdir()) == before and [*tmp_path.iterdir()] == [out]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(AlignError, match="expected a folder of weights to replace, found another"):
+    with pytest.raises(AlignError, match=r"expected a folder with config.json to replace, found none"):
         list(convert(str(ours), tmp_path / "mine", force=True))
 
 

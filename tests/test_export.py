@@ -10,8 +10,10 @@ from PIL import Image
 
 import align_jax
 from align_jax import compact, exporting, loading, paths
+from align_jax.data import preprocessing
+from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.export import export_as
-from align_jax.exporting import check, npz, onnx, side_files, subject
+from align_jax.exporting import check, npz, onnx, subject
 from align_jax.exporting.subject import Subject
 from align_jax.interop import own_folder
 from align_jax.interop.source import open_pretrained, save_foreign
@@ -41,7 +43,8 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def fed(folder):
     """The same as a program takes them, made of preprocessing.json and vocab.txt alone: (image, ids, mask)."""
-    told = side_files.preprocessing(loading.parts_of(folder), programs=True)
+    pairs = loading.parts_of(folder).pairs
+    told = preprocessing.described(pairs.preprocessing(), DEFAULT_PIXELS, applied=True)
     with Image.open(folder.parent / "picture.png") as opened:
         whole = opened.convert(told["colour"]).resize((told["resize"],) * 2, Image.Resampling.BILINEAR)
     edge = (told["resize"] - told["crop"]) // 2
@@ -220,9 +223,9 @@ def test_what_stands_there_is_replaced_only_by_force(folder, tmp_path):
     options = {"out": out, "functions": ("embed_texts",)}
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
-    with pytest.raises(AlignError, match=r"--out: expected a folder that does not exist yet, .*; --force replaces it"):
+    with pytest.raises(AlignError, match=r"expected a folder that does not exist yet, found one; --force replaces it"):
         list(export_as("numpy", folder, **options))
-    with pytest.raises(AlignError, match=r"--out: expected an export to replace, found no signature.json"):
+    with pytest.raises(AlignError, match=r"expected a folder with signature.json to replace, found none"):
         list(export_as("numpy", folder, **options, force=True))
     (out / "signature.json").write_text("{}")
     list(export_as("numpy", folder, **options, force=True))
