@@ -21,6 +21,7 @@ import align_jax
 from align_jax import paths
 from align_jax.card import escaped
 from align_jax.convert import convert
+from align_jax.evaluate import evaluate_checkpoint
 from align_jax.interop import model_card, own_folder
 from align_jax.interop.source import huggingface_of, open_pretrained, save_foreign
 from align_jax.portable import opened
@@ -111,6 +112,8 @@ def test_load_takes_their_folder(theirs, ours, picture, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = align_jax.load(theirs)
     np.testing.assert_array_equal(model.embed_images([picture]), align_jax.load(ours).embed_images([picture]))
+    with pytest.raises(AlignError, match="--out: expected a folder for what is found of"):
+        evaluate_checkpoint(theirs)
     (kept,) = (tmp_path / "align_jax" / "converted").iterdir()
     before = kept.stat().st_mtime_ns
     align_jax.load(theirs)
@@ -121,11 +124,25 @@ def test_load_takes_their_folder(theirs, ours, picture, tmp_path, monkeypatch):
 def test_torch_files_are_read(theirs, ours, tmp_path, zipped):
     folder = copied(theirs, tmp_path, "model.safetensors")
     state = {name: torch.tensor(tensor) for name, tensor in load_file(theirs / "model.safetensors").items()}
-    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    content = state if zipped else {"state_dict": state, "epoch": 1}
+    torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    assert zipped or open_pretrained(folder).facts["file"] == "weights below 'state_dict', without epoch"
     for source in (folder, folder / "pytorch_model.bin"):
         found, expected = (own_folder.write(open_pretrained(path)).tensors for path in (source, ours))
         assert found.keys() == expected.keys()
         assert all(found[name].tobytes() == expected[name].tobytes() for name in found)
+
+
+def test_halves_are_read_as_they_are(theirs, tmp_path):
+    folder = copied(theirs, tmp_path, "model.safetensors")
+    state = {name: torch.tensor(tensor) for name, tensor in load_file(theirs / "model.safetensors").items()}
+    halves = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    torch.save(halves, folder / "pytorch_model.bin")
+    model = open_pretrained(folder)
+    assert "bfloat16" in model.facts["precision"] and "float32 here" in model.facts["precision"]
+    kernel = model.params["text_projection"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel.T, halves["text_projection.weight"].float().numpy())
 
 
 def copied(folder, target, *without):
@@ -142,6 +159,14 @@ def copied(folder, target, *without):
     [
         ("config.json", "model_type", "clip", r"model_type: expected one of align, bert.*, found 'clip'"),
         ("config.json", "projection_dim", 48, r"projection_dim: expected the image tower's 40 features, found 48"),
+        ("config.json", "text_config", "base", r"text_config: expected an object, found 'base'"),
+        (
+            "config.json",
+            "text_config.vocab_size",
+            "many",
+            r"vocab_size: expected a whole number of at least 1, found 'm",
+        ),
+        ("config.json", "model_type", ["align"], r"model_type: expected one of align, bert.*, found \['align'\]"),
         ("config.json", "logit_bias", 0.5, r"expected no other attributes, found logit_bias=0.5"),
         ("config.json", "text_config.hidden_act", "relu", r"text_config: hidden_act: expected 'gelu'.*found 'relu'"),
         ("config.json", "text_config.moe", 8, r"text_config: expected no other attributes, found moe=8"),
