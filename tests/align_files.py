@@ -59,9 +59,9 @@ def write(folder: Path, peer: transformers.AlignModel, *, resize: int = RESIZE, 
 
 
 def picture(path: Path) -> Path:
-    """A PNG of soft shapes that is not square."""
-    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
-    Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC).save(path)
+    """A JPEG that is not square, and so large that training would decode a part of it."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC).save(path, quality=90)
     return path
 
 

@@ -15,12 +15,14 @@ import shapes_run
 import torch
 import transformers
 from align_files import CROP, TEXTS
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import align_jax
 from align_jax import paths
 from align_jax.card import escaped
 from align_jax.convert import convert
+from align_jax.data.views import Resized
 from align_jax.evaluate import evaluate_checkpoint
 from align_jax.interop import model_card, own_folder
 from align_jax.interop.source import huggingface_of, open_pretrained, save_foreign
@@ -45,7 +47,7 @@ def ours(theirs):
 
 @pytest.fixture(scope="module")
 def picture(theirs):
-    return align_files.picture(theirs.parent / "picture.png")
+    return align_files.picture(theirs.parent / "picture.jpg")
 
 
 def check_equal(found, expected):
@@ -63,6 +65,15 @@ def test_their_model_is_ours(theirs, ours, picture):
     check_equal(found, align_files.embeddings(theirs, picture, TEXTS))
     config = json.loads((ours / "config.json").read_text())
     assert config["data"]["crop"] == CROP and config["data"]["text_length"] == 64 and config["task"]["pixels"]
+
+
+def test_pictures_are_prepared_to_the_bit_as_theirs(theirs, ours, picture):
+    data = open_pretrained(ours).data
+    view = Resized(resize=data["resize"], crop=data["crop"], resample=data["resample"], flip=False)
+    with Image.open(picture) as opened:
+        expected = transformers.AutoProcessor.from_pretrained(theirs)(images=[opened], return_tensors="np")
+    levels = (expected["pixel_values"][0].transpose(1, 2, 0) + 1) * 127.5
+    np.testing.assert_allclose(view.evaluate(str(picture)), levels, atol=1e-3)
 
 
 def test_there_and_back_is_bit_equal(theirs, ours, tmp_path):
