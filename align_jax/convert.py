@@ -45,8 +45,9 @@ def convert(
     yield from _told(model)
     if max_length is not None:
         model = resize_positions(model, max_length)
-        length = min(model.data.get("text_length", max_length), max_length)
-        model = dataclasses.replace(model, data={**model.data, "text_length": length})
+        if "text_length" in model.data:
+            length = min(model.data["text_length"], max_length)
+            model = dataclasses.replace(model, data={**model.data, "text_length": length})
         yield f"positions: {model.facts.get('text_positions', 'as they were')}"
     if classes is not None:
         model = resize_classes(model, classes)
@@ -66,6 +67,7 @@ def _told(model: Pretrained) -> Iterator[str]:
     parts = ", ".join(f"{name} {count:,}" for name, count in towers.items())
     statistics = len(paths.flatten(model.model_state))
     yield f"{model.where}: used {len(leaves) + statistics} tensors, {sum(towers.values()):,} parameters: {parts}"
+    yield from (f"{name}: {fact}" for name, fact in model.facts.items() if "\n" not in fact)
     reasons: dict[str, list[str]] = {}
     for name, reason in model.ignored.items():
         reasons.setdefault(reason, []).append(name)

@@ -111,10 +111,10 @@ def evaluate_checkpoint(
     """
     given = Path(checkpoint)
     place = locate(given)
-    parts = parts_of(place.folder)
-    asked = sections(evals, parts.config.evals, overrides)
     if place.source and out is None:
         raise AlignError(f"--out: expected a folder for what is found of {place.source}, which is no run or export")
+    parts = parts_of(place.folder)
+    asked = sections(evals, parts.config.evals, overrides)
     own = given == place.folder and not overrides and ".py" not in (evals or "")
     apart = place.folder / "evaluations" / ("" if place.step is None else f"step-{place.step}")
     folder = Path(out) if out else place.folder if own else apart

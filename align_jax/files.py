@@ -54,6 +54,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if before.exists() and not folder.exists():
+            before.rename(folder)
     shutil.rmtree(before, ignore_errors=True)
 
 

@@ -31,9 +31,10 @@ case "$what" in
     ;;
   hosts) .venv/bin/python -m pytest -q tests/soak_hosts.py ;;
   parity)
-    for part in align bert efficientnet; do
-      PYTHONPATH=. JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1 .venv/bin/python "tests/parity_$part.py"
-    done
+    export PYTHONPATH=. JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
+    .venv/bin/python tests/parity_align.py --full
+    .venv/bin/python tests/parity_bert.py
+    .venv/bin/python tests/parity_efficientnet.py
     ;;
   adapters) .venv/bin/python -m pytest -q tests/soak_adapters.py ;;
   kill) PYTHONPATH=. .venv/bin/python launch/soak_kill.py "$@" ;;

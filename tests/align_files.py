@@ -9,9 +9,9 @@ from PIL import Image
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), "red", "cat")
-TEXTS = ["a red cat", "émile sits there [SEP] with another cat"]
+TEXTS = ["a red cat", "[SEP] émile sits there with another cat"]
 RESIZE, CROP = 39, 35  # at 35 pixels Hugging Face's maps are 17, 8 and 4 wide, TensorFlow's 18, 9 and 5
-TEMPERATURE = 0.07
+TEMPERATURE = 0.06  # exp(log(0.06)) is another number in float32
 TEXT = {
     "vocab_size": len(PIECES), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 64, "max_position_embeddings": 64,
@@ -59,9 +59,9 @@ def write(folder: Path, peer: transformers.AlignModel, *, resize: int = RESIZE, 
 
 
 def picture(path: Path) -> Path:
-    """A PNG of soft shapes that is not square."""
-    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
-    Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC).save(path)
+    """A JPEG that is not square, and so large that training would decode a part of it."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC).save(path, quality=90)
     return path
 
 

@@ -15,12 +15,15 @@ import shapes_run
 import torch
 import transformers
 from align_files import CROP, TEXTS
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import align_jax
 from align_jax import paths
 from align_jax.card import escaped
 from align_jax.convert import convert
+from align_jax.data.views import Resized
+from align_jax.evaluate import evaluate_checkpoint
 from align_jax.interop import model_card, own_folder
 from align_jax.interop.source import huggingface_of, open_pretrained, save_foreign
 from align_jax.portable import opened
@@ -44,7 +47,7 @@ def ours(theirs):
 
 @pytest.fixture(scope="module")
 def picture(theirs):
-    return align_files.picture(theirs.parent / "picture.png")
+    return align_files.picture(theirs.parent / "picture.jpg")
 
 
 def check_equal(found, expected):
@@ -62,6 +65,15 @@ def test_their_model_is_ours(theirs, ours, picture):
     check_equal(found, align_files.embeddings(theirs, picture, TEXTS))
     config = json.loads((ours / "config.json").read_text())
     assert config["data"]["crop"] == CROP and config["data"]["text_length"] == 64 and config["task"]["pixels"]
+
+
+def test_pictures_are_prepared_to_the_bit_as_theirs(theirs, ours, picture):
+    data = open_pretrained(ours).data
+    view = Resized(resize=data["resize"], crop=data["crop"], resample=data["resample"], flip=False)
+    with Image.open(picture) as opened:
+        expected = transformers.AutoProcessor.from_pretrained(theirs)(images=[opened], return_tensors="np")
+    levels = (expected["pixel_values"][0].transpose(1, 2, 0) + 1) * 127.5
+    np.testing.assert_allclose(view.evaluate(str(picture)), levels, atol=1e-3)
 
 
 def test_there_and_back_is_bit_equal(theirs, ours, tmp_path):
@@ -111,6 +123,8 @@ def test_load_takes_their_folder(theirs, ours, picture, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = align_jax.load(theirs)
     np.testing.assert_array_equal(model.embed_images([picture]), align_jax.load(ours).embed_images([picture]))
+    with pytest.raises(AlignError, match="--out: expected a folder for what is found of"):
+        evaluate_checkpoint(theirs)
     (kept,) = (tmp_path / "align_jax" / "converted").iterdir()
     before = kept.stat().st_mtime_ns
     align_jax.load(theirs)
@@ -121,11 +135,25 @@ def test_load_takes_their_folder(theirs, ours, picture, tmp_path, monkeypatch):
 def test_torch_files_are_read(theirs, ours, tmp_path, zipped):
     folder = copied(theirs, tmp_path, "model.safetensors")
     state = {name: torch.tensor(tensor) for name, tensor in load_file(theirs / "model.safetensors").items()}
-    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    content = state if zipped else {"state_dict": state, "epoch": 1}
+    torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    assert zipped or open_pretrained(folder).facts["file"] == "weights below 'state_dict', without epoch"
     for source in (folder, folder / "pytorch_model.bin"):
         found, expected = (own_folder.write(open_pretrained(path)).tensors for path in (source, ours))
         assert found.keys() == expected.keys()
         assert all(found[name].tobytes() == expected[name].tobytes() for name in found)
+
+
+def test_halves_are_read_as_they_are(theirs, tmp_path):
+    folder = copied(theirs, tmp_path, "model.safetensors")
+    state = {name: torch.tensor(tensor) for name, tensor in load_file(theirs / "model.safetensors").items()}
+    halves = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    torch.save(halves, folder / "pytorch_model.bin")
+    model = open_pretrained(folder)
+    assert "bfloat16" in model.facts["precision"] and "float32 here" in model.facts["precision"]
+    kernel = model.params["text_projection"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel.T, halves["text_projection.weight"].float().numpy())
 
 
 def copied(folder, target, *without):
@@ -142,6 +170,14 @@ def copied(folder, target, *without):
     [
         ("config.json", "model_type", "clip", r"model_type: expected one of align, bert.*, found 'clip'"),
         ("config.json", "projection_dim", 48, r"projection_dim: expected the image tower's 40 features, found 48"),
+        ("config.json", "text_config", "base", r"text_config: expected an object, found 'base'"),
+        (
+            "config.json",
+            "text_config.vocab_size",
+            "many",
+            r"vocab_size: expected a whole number of at least 1, found 'm",
+        ),
+        ("config.json", "model_type", ["align"], r"model_type: expected one of align, bert.*, found \['align'\]"),
         ("config.json", "logit_bias", 0.5, r"expected no other attributes, found logit_bias=0.5"),
         ("config.json", "text_config.hidden_act", "relu", r"text_config: hidden_act: expected 'gelu'.*found 'relu'"),
         ("config.json", "text_config.moe", 8, r"text_config: expected no other attributes, found moe=8"),

@@ -1,5 +1,6 @@
 """Strict accounting of what comes from elsewhere: all is used, or ignored for a reason that is written, or refused."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,13 +15,15 @@ NAMED = 5  # names that a message lists
 class Tensors:
     """Tensors by name, of which each must be taken or ignored before `close`.
 
-    Attributes: where (the file or folder, for messages), ignored (name -> reason).
+    Attributes: where (the file or folder, for messages), ignored (name -> reason), dtypes (name of a dtype -> how many
+    of those that were taken have it).
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], where: str):
         """`tensors` may read an array when it is asked for."""
         self.where = where
         self.ignored: dict[str, str] = {}
+        self.dtypes: Counter[str] = Counter()
         self._tensors = tensors
         self._left = dict.fromkeys(tensors)
 
@@ -40,7 +43,9 @@ class Tensors:
             raise AlignError(f"{self.where}: tensor {name}: expected shape {tuple(shape)}, found {found.shape}")
         if found.dtype.kind not in "fV":  # bfloat16 and its like are of kind V
             raise AlignError(f"{self.where}: tensor {name}: expected floating-point numbers, found {found.dtype}")
-        self._left.pop(name, None)
+        if name in self._left:
+            self.dtypes[found.dtype.name] += 1
+            del self._left[name]
         return found
 
     def ignore(self, patterns: Mapping[str, str]) -> None:

@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-import httpx
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from align_jax.types import AlignError
 
@@ -28,7 +27,7 @@ def fetch(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=[*TEXTS, *SAFETENSORS]))
         if not any(folder.glob("model*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*TEXTS, *TORCH]))
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise AlignError(
             f"{name}: expected a folder of that name, or a repository of the Hugging Face hub within reach, found "
             f"neither ({type(error).__name__}); elsewhere run `hf download {name} --local-dir FOLDER`, and give FOLDER"

@@ -49,11 +49,10 @@ IGNORED = {
 def read(tensors: Tensors, attributes: Attributes, folder: Path) -> Pretrained:
     """The whole model, with the preprocessing and the tokenizer that stand in `folder`."""
     attributes.expect({"model_type": "align"})
-    text, vision = (
-        Attributes(attributes.take(name, None) or {}, f"{attributes.where} {name}")
-        for name in ("text_config", "vision_config")
-    )
+    text, vision = (_section(attributes, name) for name in ("text_config", "vision_config"))
     rows = text.take("vocab_size", huggingface_bert.VOCAB_SIZE)
+    if type(rows) is not int or rows < 1:
+        raise AlignError(f"{text.where}: vocab_size: expected a whole number of at least 1, found {rows!r}")
     embedding = attributes.take("projection_dim", 640)
     attributes.expect(dict.fromkeys(("text_config_dict", "vision_config_dict")))  # which would win over the sections
     attributes.ignore({"temperature_init_value": "of fresh weights: the temperature is a tensor"})
@@ -221,6 +220,14 @@ def _check(model: Pretrained) -> None:
             f"Hugging Face ALIGN: expected config.task.text.position_offset of 0, found {offset}: its text tower is "
             "BERT, whose positions begin at 0; start from a BERT"
         )
+
+
+def _section(attributes: Attributes, name: str) -> Attributes:
+    """One of the two configs inside; without it all is as transformers has it by default."""
+    found = attributes.take(name, None) or {}
+    if not isinstance(found, Mapping):
+        raise AlignError(f"{attributes.where}: {name}: expected an object, found {found!r}")
+    return Attributes(found, f"{attributes.where} {name}")
 
 
 def _preprocessing(folder: Path) -> tuple[dict[str, Any], str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from align_jax.interop.accounts import Attributes, Tensors
 from align_jax.interop.own_folder import CONFIG, WEIGHTS
 from align_jax.interop.pretrained import Foreign, Pretrained
 from align_jax.interop.reading import json_of, tensors_of, weights_in
+from align_jax.interop.torch_file import TorchFile
 from align_jax.types import AlignError
 
 KERAS = (".h5", ".hdf5")
@@ -85,7 +86,14 @@ def _of_file(path: Path) -> Pretrained:
         return keras_efficientnet.read(path)
     if (path.parent / CONFIG).is_file():
         return _of_folder(path.parent, str(path), path)
-    return torch_efficientnet.read(tensors_of(path), path)
+    return _of_tensors(path)
+
+
+def _of_tensors(path: Path) -> Pretrained:
+    """A file that says by itself what it is, but for timm's config.json beside it."""
+    tensors = tensors_of(path)
+    found = torch_efficientnet.read(tensors, path)
+    return dataclasses.replace(found, facts={**found.facts, **_told(tensors)})
 
 
 def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrained:
@@ -94,15 +102,25 @@ def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrai
         return own_folder.read(folder)
     weights = weights or weights_in(folder)
     if "architecture" in config and "model_type" not in config:  # timm's
-        return torch_efficientnet.read(tensors_of(weights), weights)
+        return _of_tensors(weights)
     kind = config.get("model_type")
-    if kind not in READERS:
+    if not isinstance(kind, str) or kind not in READERS:
         raise AlignError(
             f"{folder / CONFIG}: model_type: expected one of {', '.join(READERS)}, found {kind!r}, which nothing here "
             "reads"
         )
-    tensors, attributes = Tensors(tensors_of(weights), where), Attributes(config, str(folder / CONFIG))
+    stored = tensors_of(weights)
+    tensors, attributes = Tensors(stored, where), Attributes(config, str(folder / CONFIG))
     found = READERS[kind](tensors, attributes, folder)
     tensors.close()
     attributes.close()
-    return dataclasses.replace(found, facts={**found.facts, **model_card.facts_of(folder)})
+    others = {name: count for name, count in tensors.dtypes.items() if name != "float32"}
+    precision = {"precision": f"{json.dumps(others)} tensors of the source, float32 here"} if others else {}
+    return dataclasses.replace(
+        found, facts={**found.facts, **_told(stored), **precision, **model_card.facts_of(folder)}
+    )
+
+
+def _told(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """What of a file was left out."""
+    return {"file": tensors.note} if isinstance(tensors, TorchFile) and tensors.note else {}

@@ -43,7 +43,7 @@ class Storage(NamedTuple):
 
     key: str
     dtype: np.dtype
-    length: int
+    size: int
 
 
 class Tensor(NamedTuple):
@@ -88,7 +88,7 @@ class TorchFile(Mapping[str, np.ndarray]):
         last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
         if math.prod(shape) == 0:
             return np.zeros(shape, storage.dtype)
-        if last >= storage.length:
+        if last >= storage.size:
             raise self._damaged(f"tensor {name} leaves its storage")
         try:
             numbers = self._storages.read(storage)
@@ -125,8 +125,8 @@ class _Archive:
     def read(self, storage: Storage) -> np.ndarray:
         if self._last is None or self._last[0] != storage:
             member = self._zip.getinfo(f"{self._root}data/{storage.key}")
-            if member.file_size != storage.length * storage.dtype.itemsize:
-                raise ValueError(f"storage {storage.key} has {member.file_size} bytes for {storage.length} numbers")
+            if member.file_size != storage.size * storage.dtype.itemsize:
+                raise ValueError(f"storage {storage.key} has {member.file_size} bytes for {storage.size} numbers")
             self._last = storage, np.frombuffer(self._zip.read(member), storage.dtype)
         return self._last[1]
 
@@ -153,14 +153,14 @@ class _Stream:
             (count,) = struct.unpack("<q", file.read(8))
             starts[key] = file.tell()
             end = file.tell() + count * storages[key].dtype.itemsize
-            if count != storages[key].length or end > size:
-                raise ValueError(f"storage {key} has no {storages[key].length} numbers")
+            if count != storages[key].size or end > size:
+                raise ValueError(f"storage {key} has no {storages[key].size} numbers")
             file.seek(end)
         return starts
 
     def read(self, storage: Storage) -> np.ndarray:
         start = self._starts[storage.key]
-        return np.memmap(self._path, storage.dtype, "r", start, (storage.length,))
+        return np.memmap(self._path, storage.dtype, "r", start, (storage.size,))
 
 
 class _Known:
