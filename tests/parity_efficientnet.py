@@ -35,7 +35,8 @@ Row = tuple[str, str, np.ndarray, np.ndarray]  # model, direction, found, expect
 HUGGINGFACE = (("tiny", 0.35, 0.3, 64), ("tiny", 0.35, 0.3, 75), ("B0", 1.0, 1.0, 97))
 # Those that pad as TensorFlow does and those that pad as PyTorch; with squeeze-and-excitation and without.
 TIMM = ("tf_efficientnet_b0", "efficientnet_b0", "tf_efficientnet_b3", "tf_efficientnet_lite0", "efficientnet_lite0")
-KERAS = {"b0": 65, "b1": 64, "b2": 65, "b3": 64, "b4": 65, "b5": 64, "b6": 65, "b7": 64, "l2": 65}  # and sides
+# And sides; at 64 the last map, of 2 x 2, has so few numbers that some channels' statistics make rounding errors large.
+KERAS = {"b0": 97, "b1": 96, "b2": 97, "b3": 96, "b4": 97, "b5": 96, "b6": 97, "b7": 96, "l2": 65}
 RNG = np.random.default_rng(0)
 
 
