@@ -76,7 +76,7 @@ def refused(config, workdir, match):
         ("data.threads", 0, "expected threads and prefetch of at least 1"),
         ("data.source.path", "none.jsonl", r"expected a \.jsonl or \.csv file, found no none\.jsonl"),
         ("data.source.name", "emojis", "data.source.name: expected one of"),
-        ("data.vocab.path", "none.txt", "expected a vocab.txt, found no none.txt"),
+        ("data.vocab.path", "none.txt", "or a folder with one of them, found no none.txt"),
         ("optim.name", "adam", "optim.name: expected one of"),
         ("mesh.fsdp", 0, r"a multiple of fsdp \(0\), which is at least 1"),
         ("mesh.devices", 9, r"expected devices \(9\) to be at most the 8 found"),
