@@ -103,7 +103,7 @@ def evaluate_checkpoint(
     Beside a run or an export goes what its own config asks of it, all else to a place apart, but for what has an `out`.
 
     Args:
-      checkpoint: as `model.load` takes it.
+      checkpoint: as `loading.load` takes it.
       evals, overrides: as `sections` takes them.
 
     Raises:

@@ -11,7 +11,7 @@ from absl import flags
 from test_metrics import events
 
 from align_jax import card as cards
-from align_jax import checkpoint, cli, config, evals, evaluate, files, main, model
+from align_jax import checkpoint, cli, config, evals, evaluate, files, loading, main
 from align_jax import run as runs
 from align_jax.tasks.align import Align
 from align_jax.types import AlignError, Evaluator, Outcome, Result
@@ -101,8 +101,8 @@ def test_each_evaluator_keeps_its_own_schedule_and_training_does_not_notice(tmp_
 
 
 def test_eval_json_holds_the_last_value_of_each_with_its_step(workdir):
-    parts = model.parts_of(workdir)
-    weights = {step: model.weights_at(model.Place(workdir, step), parts) for step in (8, 12)}
+    parts = loading.parts_of(workdir)
+    weights = {step: loading.weights_at(loading.Place(workdir, step), parts) for step in (8, 12)}
     found = {name: [Result(f"{name}/share", 0.5, 2, "two")] for name in ("often", "seldom")}
     for name, step in (("seldom", 8), ("often", 8), ("often", 12)):
         evaluate.record(found[name], weights[step], parts, workdir, last=False)
@@ -247,13 +247,13 @@ def test_a_checkpoint_that_is_not_there(workdir):
         (workdir.parent, "expected a work directory with checkpoints/"),
     ):
         with pytest.raises(AlignError, match=match):
-            model.locate(path)
+            loading.locate(path)
     shutil.rmtree(workdir / "checkpoints" / "12" / "state")
-    assert model.locate(workdir).step == 8, "an unfinished one is none"
+    assert loading.locate(workdir).step == 8, "an unfinished one is none"
 
 
 def test_one_checkpoint_of_several_is_loaded(workdir):
-    first, last = (model.load(path) for path in (workdir / "checkpoints" / "8", workdir))
+    first, last = (loading.load(path) for path in (workdir / "checkpoints" / "8", workdir))
     assert np.abs(first.embed_texts(["red cross"]) - last.embed_texts(["red cross"])).max() > 0
 
 
