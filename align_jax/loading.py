@@ -14,8 +14,9 @@ from align_jax import config as configs
 from align_jax import run as runs
 from align_jax.cache import cache_folder
 from align_jax.checkpoint import finished
+from align_jax.data.json_file import json_of
 from align_jax.interop import hub, own_folder
-from align_jax.interop.reading import SafetensorsFile, json_of
+from align_jax.interop.reading import SafetensorsFile
 from align_jax.interop.source import open_pretrained, save_foreign
 from align_jax.model import Model
 from align_jax.types import AlignError
@@ -62,7 +63,7 @@ def locate(path: str | Path) -> Place:
         if not (given / own_folder.CONFIG).is_file():
             raise AlignError(
                 "expected a work directory with checkpoints/, one of its checkpoints/STEP, an export, or a folder of "
-                f"Hugging Face, found neither in {path}"
+                f"Hugging Face, found none of these in {path}"
             )
         config = json_of(given / own_folder.CONFIG)
         if not own_folder.is_own(config):
@@ -107,7 +108,7 @@ def _converted(folder: Path, source: str) -> Place:
             found.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
     copy = cache_folder() / "converted" / found.hexdigest()
     if not copy.is_dir():
-        model = open_pretrained(folder)
+        model = dataclasses.replace(open_pretrained(folder), where=source)
         _check_whole(model.task, source)
         try:
             save_foreign(own_folder.write(model), copy)

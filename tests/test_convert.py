@@ -301,6 +301,7 @@ def test_a_run_is_a_source(finished_run, tmp_path):
     assert "12 steps of 8 rows" in page and "averaged weights at step 12" in page and "pairs.jsonl" in page
     assert all(f"| {escaped(result['name'])} | " in page for result in results) and len(results) == 12
     assert str(finished_run.parent) not in page, "no path of this machine is published"
+    assert opened(finished_run / "export").facts == model.facts
 
 
 def test_the_verb(theirs, tmp_path):

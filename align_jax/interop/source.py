@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from align_jax import files
+from align_jax.data.json_file import json_of
 from align_jax.interop import (
     hub,
     huggingface_align,
@@ -21,7 +22,7 @@ from align_jax.interop import (
 from align_jax.interop.accounts import Attributes, Tensors
 from align_jax.interop.own_folder import CONFIG, WEIGHTS
 from align_jax.interop.pretrained import Foreign, Pretrained
-from align_jax.interop.reading import json_of, tensors_of, weights_in
+from align_jax.interop.reading import tensors_of, weights_in
 from align_jax.types import AlignError
 
 KERAS = (".h5", ".hdf5")
@@ -93,8 +94,10 @@ def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrai
     if own_folder.is_own(config):
         return own_folder.read(folder)
     weights = weights or weights_in(folder)
+    card = model_card.facts_of(folder)
     if "architecture" in config and "model_type" not in config:  # timm's
-        return torch_efficientnet.read(tensors_of(weights), weights)
+        found = torch_efficientnet.read(tensors_of(weights), weights)
+        return dataclasses.replace(found, facts={**found.facts, **card})
     kind = config.get("model_type")
     if kind not in READERS:
         raise AlignError(
@@ -105,4 +108,4 @@ def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrai
     found = READERS[kind](tensors, attributes, folder)
     tensors.close()
     attributes.close()
-    return dataclasses.replace(found, facts={**found.facts, **model_card.facts_of(folder)})
+    return dataclasses.replace(found, facts={**found.facts, **card})
