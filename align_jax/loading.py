@@ -22,8 +22,6 @@ from align_jax.model import Model
 from align_jax.types import AlignError
 from align_jax.weights import Weights
 
-EXPORTED = "model.safetensors"
-
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -69,8 +67,10 @@ def locate(path: str | Path) -> Place:
         if not own_folder.is_own(config):
             return _converted(given, str(path))
         _check_whole(config["task"], str(path))
-        if not (given / EXPORTED).is_file():
-            raise AlignError(f"{path}: expected checkpoints/ of a run, or {EXPORTED} of an export, found neither in it")
+        if not (given / own_folder.WEIGHTS).is_file():
+            raise AlignError(
+                f"{path}: expected checkpoints/ of a run, or {own_folder.WEIGHTS} of an export, found neither in it"
+            )
         return Place(given, None)
     steps = finished(folder / "checkpoints")
     if not steps or (numbered and int(given.name) not in steps):
@@ -82,7 +82,7 @@ def weights_at(place: Place, parts: runs.Run) -> Weights:
     """Loads them onto the devices."""
     if place.step is not None:
         return parts.weights(parts.restored(place.step))
-    file = SafetensorsFile(place.folder / EXPORTED)
+    file = SafetensorsFile(place.folder / own_folder.WEIGHTS)
     tree = paths.unflatten(compact.unpack(file, file.metadata().get("weights", "float32")))
     step = file.metadata().get("step")
     where = sharding.replicated(parts.mesh)

@@ -267,8 +267,8 @@ def test_a_folder_that_exists_is_replaced_only_by_force(ours, tmp_path, monkeypa
         list(convert(str(ours), out, force=True))
     assert sorted(path.name for path in out.iterdir()) == before and [*tmp_path.iterdir()] == [out]
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(AlignError, match=r"expected a folder with config.json to replace, found none"):
+    (tmp_path / "mine" / "config.json").write_text("{}")  # as in the work directory of a run, and its checkpoints
+    with pytest.raises(AlignError, match=r"expected a folder with model.safetensors to replace, found none"):
         list(convert(str(ours), tmp_path / "mine", force=True))
 
 

@@ -65,7 +65,7 @@ def save_foreign(
     `check` sees what was written before it gets its name, and raises where it is not right. AlignError where something
     stands there, unless `force` says that it may be replaced and it is a folder of weights.
     """
-    files.check_free(folder, force=force, known_by=CONFIG)
+    files.check_free(folder, force=force, known_by=WEIGHTS)
     arrays = {name: np.asarray(tensor, order="C") for name, tensor in foreign.tensors.items()}
     try:
         with files.whole_folder(folder) as partial:
