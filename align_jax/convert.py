@@ -40,7 +40,7 @@ def convert(
     Raises:
       AlignError: for a source that cannot be read, that the layout cannot express, and where `out` exists.
     """
-    files.check_free(out, force=force, known_by=own_folder.CONFIG)
+    files.check_free(out, force=force, known_by=own_folder.WEIGHTS)
     model = portable.opened(source)
     yield from _told(model)
     if max_length is not None:

@@ -14,14 +14,13 @@ from align_jax import config as configs
 from align_jax import run as runs
 from align_jax.cache import cache_folder
 from align_jax.checkpoint import finished
+from align_jax.data.json_file import json_of
 from align_jax.interop import hub, own_folder
-from align_jax.interop.reading import SafetensorsFile, json_of
+from align_jax.interop.reading import SafetensorsFile
 from align_jax.interop.source import open_pretrained, save_foreign
 from align_jax.model import Model
 from align_jax.types import AlignError
 from align_jax.weights import Weights
-
-EXPORTED = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +61,16 @@ def locate(path: str | Path) -> Place:
         if not (given / own_folder.CONFIG).is_file():
             raise AlignError(
                 "expected a work directory with checkpoints/, one of its checkpoints/STEP, an export, or a folder of "
-                f"Hugging Face, found neither in {path}"
+                f"Hugging Face, found none of these in {path}"
             )
         config = json_of(given / own_folder.CONFIG)
         if not own_folder.is_own(config):
             return _converted(given, str(path))
         _check_whole(config["task"], str(path))
-        if not (given / EXPORTED).is_file():
-            raise AlignError(f"{path}: expected checkpoints/ of a run, or {EXPORTED} of an export, found neither in it")
+        if not (given / own_folder.WEIGHTS).is_file():
+            raise AlignError(
+                f"{path}: expected checkpoints/ of a run, or {own_folder.WEIGHTS} of an export, found neither in it"
+            )
         return Place(given, None)
     steps = finished(folder / "checkpoints")
     if not steps or (numbered and int(given.name) not in steps):
@@ -81,7 +82,7 @@ def weights_at(place: Place, parts: runs.Run) -> Weights:
     """Loads them onto the devices."""
     if place.step is not None:
         return parts.weights(parts.restored(place.step))
-    file = SafetensorsFile(place.folder / EXPORTED)
+    file = SafetensorsFile(place.folder / own_folder.WEIGHTS)
     tree = paths.unflatten(compact.unpack(file, file.metadata().get("weights", "float32")))
     step = file.metadata().get("step")
     where = sharding.replicated(parts.mesh)
@@ -107,7 +108,7 @@ def _converted(folder: Path, source: str) -> Place:
             found.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
     copy = cache_folder() / "converted" / found.hexdigest()
     if not copy.is_dir():
-        model = open_pretrained(folder)
+        model = dataclasses.replace(open_pretrained(folder), where=source)
         _check_whole(model.task, source)
         try:
             save_foreign(own_folder.write(model), copy)

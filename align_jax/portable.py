@@ -1,5 +1,6 @@
 """A model of ours as others take it: weights, what they were made to be fed with, and what a model card should say."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 
 from align_jax import card as cards
 from align_jax import config as configs
+from align_jax.data.json_file import json_of
 from align_jax.interop import own_folder
 from align_jax.interop.pretrained import Pretrained
 from align_jax.interop.source import open_pretrained
@@ -29,18 +31,31 @@ ATTRIBUTION = {
 
 
 def opened(name_or_path: str | Path) -> Pretrained:
-    """A run, by its work directory or one of its checkpoints/STEP, or whatever `open_pretrained` takes."""
-    path = Path(name_or_path)
-    if not (path / "checkpoints").is_dir() and path.parent.name != "checkpoints":
+    """A run, by its work directory, one of its checkpoints/STEP or its export, or whatever `open_pretrained` takes."""
+    if not _of_a_run(Path(name_or_path)):
         return open_pretrained(name_or_path)
-    place = locate(path)
+    place = locate(name_or_path)
     parts = parts_of(place.folder)
     with jax.set_mesh(parts.mesh):
         return of_run(parts, weights_at(place, parts))
 
 
+def _of_a_run(path: Path) -> bool:
+    """Whether something here was trained, so that its config tells of it."""
+    if (path / "checkpoints").is_dir() or path.parent.name == "checkpoints":
+        return True
+    if not (path / own_folder.CONFIG).is_file() or (path / own_folder.ORIGIN).is_file():
+        return False
+    return own_folder.is_own(json_of(path / own_folder.CONFIG))
+
+
 def of_run(parts: Run, weights: Weights) -> Pretrained:
-    """The weights as they are evaluated, with the facts of the run and of the card.json beside it."""
+    """The weights as they are evaluated, with the facts of the run and of the card.json beside it.
+
+    Of a folder that `convert` wrote the facts are those of its source: nothing was trained there.
+    """
+    if (parts.workdir / own_folder.ORIGIN).is_file():
+        return dataclasses.replace(own_folder.read(parts.workdir), where=str(weights.path))
     params, model_state = jax.tree.map(np.asarray, (weights.params, weights.model_state))
     config = configs.plain(parts.config)
     data = {key: value for key, value in config["data"].items() if key in own_folder.DATA}
@@ -59,17 +74,19 @@ def _facts(config: Mapping[str, Any], weights: Weights, workdir: Path) -> dict[s
     optim = ", ".join(f"{key}={value}" for key, value in config["optim"].items())
     towers = [name for name in ("image", "text") if dict(config["init"] or {}).get(name)]
     found = {
+        "source": f"a run of align_jax: the {weights}",
         "data": f"Trained on this source of align_jax: `{json.dumps(source)}`",
-        "recipe": f"{config['steps']:,} steps of {config['batch_size']:,} rows, seed {config['seed']}; `{optim}`. "
-        f"These are the {weights}.",
+        "recipe": f"{config['steps']:,} steps of {config['batch_size']:,} rows, seed {config['seed']}; `{optim}`.",
         "weights": f"digest {weights.digest}",
     }  # fmt: skip
     if towers:
         found["started_from"] = ", ".join(f"{name} tower of {config['init'][name]}" for name in towers)
     if notices := [ATTRIBUTION[name] for name in names if name in ATTRIBUTION]:
         found["attribution"] = " ".join(notices)
-    if table := _evaluation(workdir / cards.NAME, weights.digest):
-        found["evaluation"] = table
+    for folder in (workdir, workdir.parent):  # of an export the card stands in the run's own folder
+        if table := _evaluation(folder / cards.NAME, weights.digest):
+            found["evaluation"] = table
+            break
     return found
 
 

@@ -32,9 +32,13 @@ def make(*, image: str = "", text: str = "", checkpoints: Sequence[Mapping[str, 
     """
     for entry in checkpoints:
         if set(entry) != {"checkpoint", "paths"}:
-            raise AlignError(f"config.init: expected entries with checkpoint and paths, found {sorted(entry)}")
+            raise AlignError(
+                f"config.init.checkpoints: expected entries with checkpoint and paths, found {sorted(entry)}"
+            )
         if not (Path(entry["checkpoint"]) / "config.json").exists():
-            raise AlignError(f"config.init: expected a run or an export, found none in {entry['checkpoint']}")
+            raise AlignError(
+                f"config.init.checkpoints: expected a run or an export, found none in {entry['checkpoint']}"
+            )
     return Start({kind: name for kind, name in (("image", image), ("text", text)) if name}, tuple(checkpoints))
 
 
@@ -95,7 +99,7 @@ def _replaced(tree: Any, other: Any, entry: Mapping[str, Any], *, optional: bool
     for start, goal in entry["paths"].items():
         wanted = set(_below(goal, flat).values())
         given = {f"{goal}/{rest}".strip("/"): path for rest, path in _below(start, source).items()}
-        where = f"config.init: {entry['checkpoint']} {start or 'all'!r} -> {goal or 'all'!r}"
+        where = f"config.init.checkpoints: {entry['checkpoint']} {start or 'all'!r} -> {goal or 'all'!r}"
         if not wanted and not given and optional:
             continue
         if wanted != set(given) or not wanted:

@@ -303,8 +303,8 @@ def test_a_folder_that_exists_is_replaced_only_by_force(ours, tmp_path, monkeypa
         list(convert(str(ours), out, force=True))
     assert sorted(path.name for path in out.iterdir()) == before and [*tmp_path.iterdir()] == [out]
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(AlignError, match=r"expected a folder with config.json to replace, found none"):
+    (tmp_path / "mine" / "config.json").write_text("{}")  # as in the work directory of a run, and its checkpoints
+    with pytest.raises(AlignError, match=r"expected a folder with model.safetensors to replace, found none"):
         list(convert(str(ours), tmp_path / "mine", force=True))
 
 
@@ -337,6 +337,7 @@ def test_a_run_is_a_source(finished_run, tmp_path):
     assert "12 steps of 8 rows" in page and "averaged weights at step 12" in page and "pairs.jsonl" in page
     assert all(f"| {escaped(result['name'])} | " in page for result in results) and len(results) == 12
     assert str(finished_run.parent) not in page, "no path of this machine is published"
+    assert opened(finished_run / "export").facts == model.facts
 
 
 def test_the_verb(theirs, tmp_path):

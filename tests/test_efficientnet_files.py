@@ -258,7 +258,7 @@ def test_timm_by_names_and_config(tiny, tmp_path):
         np.testing.assert_array_equal(ours, state[theirs].squeeze())
     assert model.task["image"]["padding"] == "same" and model.task["pixels"] == "symmetric"
     assert model.data == {"augment": "inception", "crop": 64, "eval_share": 0.875, "resample": "bicubic", "classes": 5}
-    assert model.facts["licence"] == "apache-2.0"
+    assert model.facts["license"] == "apache-2.0"
     bare = open_pretrained(timm_folder(tmp_path, architecture="efficientnet_b0", pretrained_cfg={}))
     assert (bare.task["image"]["padding"], bare.task["image"]["epsilon"]) == ("symmetric", 1e-5)
     assert bare.task["pixels"] == "imagenet" and bare.data["crop"] == 64

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import align_jax
 from align_jax import compact, exporting, loading, paths
@@ -111,6 +112,14 @@ def test_hugging_face(folder, tmp_path, rows):
     images, texts = align_files.embeddings(tmp_path / "out", folder.parent / "picture.png", TEXTS)
     np.testing.assert_allclose(images, rows[0], atol=1e-5)
     np.testing.assert_allclose(texts, rows[1], atol=1e-5)
+    # Nothing was trained here: the card tells of the source, and the file is the one that was read, pooler and all.
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "source: theirs" in card and "Trained on" not in card
+    there, here = (path / "model.safetensors" for path in (folder.parent / "theirs", tmp_path / "out"))
+    before, after = load_file(there), load_file(here)
+    assert {name: tensor.tobytes() for name, tensor in before.items()} == {
+        name: tensor.tobytes() for name, tensor in after.items()
+    }
 
 
 @pytest.mark.parametrize("weights", compact.KINDS)
@@ -119,6 +128,7 @@ def test_numpy_and_ours_hold_the_same_weights(folder, tmp_path, rows, weights):
     told, _ = exported(folder, tmp_path / "arrays", "numpy", **options)
     assert any("nothing was measured" in line for line in told) == (weights != "float32")
     exported(folder, tmp_path / "ours", "align_jax", **options)
+    assert (tmp_path / "ours" / own_folder.ORIGIN).read_bytes() == (folder / own_folder.ORIGIN).read_bytes()
     model = align_jax.load(tmp_path / "ours")
     with np.load(tmp_path / "arrays" / npz.FILE) as arrays:
         flat = {name: arrays[name] for name in arrays.files}

@@ -1,11 +1,11 @@
 """The tokenizer of a folder: a run's own, or one that transformers wrote."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from align_jax.data import text, tokenizer_json
+from align_jax.data.json_file import json_of
 from align_jax.data.text import SPECIAL, WordPiece
 from align_jax.data.tokenizer_json import TokenizerJson
 from align_jax.types import AlignError
@@ -111,12 +111,4 @@ def _not_word_piece(folder: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise AlignError(f"{path}: expected JSON, found none ({error})") from error
-    if not isinstance(found, dict):
-        raise AlignError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
+    return json_of(path) if path.is_file() else {}

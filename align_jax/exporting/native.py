@@ -11,14 +11,17 @@ from safetensors.numpy import save_file
 
 from align_jax import compact, files
 from align_jax.exporting.subject import Rows, Subject, split
-from align_jax.interop.own_folder import CONFIG, WEIGHTS
+from align_jax.interop.own_folder import CONFIG, ORIGIN, WEIGHTS
 from align_jax.interop.reading import SafetensorsFile
 from align_jax.run import Run
 
 
 def write(subject: Subject, folder: Path) -> dict[str, Any]:
-    """Writes both files."""
+    """Writes both files, and the origin of a model that comes from elsewhere."""
     save(subject.stored, subject.parts, folder, step=subject.exact.step, kind=subject.kind)
+    origin = subject.parts.workdir / ORIGIN
+    if origin.is_file():  # `convert` wrote it: whose weights they are stays with them
+        shutil.copyfile(origin, folder / ORIGIN)
     return {"file": WEIGHTS}
 
 

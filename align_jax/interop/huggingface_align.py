@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import towers
+from align_jax.data.json_file import json_of
 from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.data.tokenizer_folder import SETTINGS
 from align_jax.interop import (
@@ -28,7 +29,6 @@ from align_jax.interop.accounts import Attributes, Tensors
 from align_jax.interop.huggingface_attributes import plain
 from align_jax.interop.names import DENSE, SAME, Entry
 from align_jax.interop.pretrained import Foreign, Pretrained
-from align_jax.interop.reading import json_of
 from align_jax.models.bert import Bert
 from align_jax.models.dual_encoder import DualEncoder
 from align_jax.models.efficientnet import EfficientNet

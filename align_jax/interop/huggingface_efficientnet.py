@@ -12,6 +12,7 @@ import numpy as np
 
 from align_jax import towers
 from align_jax.data import classes
+from align_jax.data.json_file import json_of
 from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.data.views import Resized
 from align_jax.interop import efficientnet, huggingface_images, names
@@ -20,7 +21,6 @@ from align_jax.interop.efficientnet import Fed
 from align_jax.interop.huggingface_attributes import plain
 from align_jax.interop.names import Entry
 from align_jax.interop.pretrained import Foreign, Pretrained
-from align_jax.interop.reading import json_of
 from align_jax.models.efficientnet import EfficientNet
 from align_jax.models.efficientnet_scaling import HEAD_FILTERS, STEM_FILTERS, Stage, round_filters
 from align_jax.types import AlignError

@@ -15,13 +15,14 @@ import numpy as np
 
 from align_jax import compact, paths
 from align_jax.data import classes
+from align_jax.data.json_file import json_of
 from align_jax.data.labelled import VIEWS
 from align_jax.data.pixels import DEFAULT_PIXELS
 from align_jax.data.preprocessing import FILE as PREPROCESSING
 from align_jax.data.preprocessing import described
 from align_jax.data.tokenizer_folder import FILES as VOCABULARIES
 from align_jax.interop.pretrained import Foreign, Pretrained
-from align_jax.interop.reading import SafetensorsFile, json_of
+from align_jax.interop.reading import SafetensorsFile
 from align_jax.types import AlignError
 
 WEIGHTS, CONFIG, ORIGIN = "model.safetensors", "config.json", "origin.json"

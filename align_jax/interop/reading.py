@@ -1,13 +1,12 @@
 """Tensors by name, of files as others write them: safetensors and torch, whole or in parts."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from align_jax.data.json_file import json_of
 from align_jax.interop.torch_file import TorchFile
 from align_jax.types import AlignError
 
@@ -42,19 +41,6 @@ def weights_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise AlignError(f"{folder}: expected one of {', '.join(NAMES)}, found none")
-
-
-def json_of(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; AlignError where there is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise AlignError(f"expected a JSON file, found {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise AlignError(f"{path}: expected JSON, found none ({error})") from error
-    if not isinstance(found, dict):
-        raise AlignError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
 
 
 class SafetensorsFile(Mapping[str, np.ndarray]):

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from align_jax import files
+from align_jax.data.json_file import json_of
 from align_jax.interop import (
     hub,
     huggingface_align,
@@ -21,7 +22,7 @@ from align_jax.interop import (
 from align_jax.interop.accounts import Attributes, Tensors
 from align_jax.interop.own_folder import CONFIG, WEIGHTS
 from align_jax.interop.pretrained import Foreign, Pretrained
-from align_jax.interop.reading import json_of, tensors_of, weights_in
+from align_jax.interop.reading import tensors_of, weights_in
 from align_jax.interop.torch_file import TorchFile
 from align_jax.types import AlignError
 
@@ -65,7 +66,7 @@ def save_foreign(
     `check` sees what was written before it gets its name, and raises where it is not right. AlignError where something
     stands there, unless `force` says that it may be replaced and it is a folder of weights.
     """
-    files.check_free(folder, force=force, known_by=CONFIG)
+    files.check_free(folder, force=force, known_by=WEIGHTS)
     arrays = {name: np.asarray(tensor, order="C") for name, tensor in foreign.tensors.items()}
     try:
         with files.whole_folder(folder) as partial:
@@ -101,8 +102,10 @@ def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrai
     if own_folder.is_own(config):
         return own_folder.read(folder)
     weights = weights or weights_in(folder)
+    card = model_card.facts_of(folder)
     if "architecture" in config and "model_type" not in config:  # timm's
-        return _of_tensors(weights)
+        found = _of_tensors(weights)
+        return dataclasses.replace(found, facts={**found.facts, **card})
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in READERS:
         raise AlignError(
@@ -116,9 +119,7 @@ def _of_folder(folder: Path, where: str, weights: Path | None = None) -> Pretrai
     attributes.close()
     others = {name: count for name, count in tensors.dtypes.items() if name != "float32"}
     precision = {"precision": f"{json.dumps(others)} tensors of the source, float32 here"} if others else {}
-    return dataclasses.replace(
-        found, facts={**found.facts, **_told(stored), **precision, **model_card.facts_of(folder)}
-    )
+    return dataclasses.replace(found, facts={**found.facts, **_told(stored), **precision, **card})
 
 
 def _told(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from align_jax.data import images, pixels
+from align_jax.data.json_file import json_of
 from align_jax.interop.accounts import Attributes
 from align_jax.interop.efficientnet import Fed
-from align_jax.interop.reading import json_of
 from align_jax.models.efficientnet_scaling import VARIANTS
 from align_jax.types import AlignError
 
@@ -96,5 +96,5 @@ def _fed(source: Attributes, variant: str, *, tensorflow: bool) -> Fed:
     source.ignore(IGNORED_SOURCE)
     return Fed(
         pixels=convention, crop=height, resample=resample, share=share, names=names,
-        facts={} if licence is None else {"licence": licence},
+        facts={} if licence is None else {"license": licence},
     )  # fmt: skip

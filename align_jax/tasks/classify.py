@@ -1,8 +1,8 @@
 """Fine-tuning: ALIGN's image tower as a classifier (Jia et al. 2021, section 5.3; facts: ALIGN section 6).
 
-The tower comes from an ALIGN run or export by `config.init` with the paths {"image_tower": "image_tower"}. Where
-`config.freeze` names it, the head learns from the features that inference gives, running statistics and no stochastic
-depth: they are those of the pre-trained encoder, which the paper's "frozen features" measure.
+The tower comes from an ALIGN run or export by `config.init.checkpoints` with the paths {"image_tower": "image_tower"}.
+Where `config.freeze` names it, the head learns from the features that inference gives, running statistics and no
+stochastic depth: they are those of the pre-trained encoder, which the paper's "frozen features" measure.
 """
 
 import dataclasses
