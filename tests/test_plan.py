@@ -164,20 +164,19 @@ def config_file(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("topology", ["v3:2x2", "v4:2x2x1"])  # and launch/soak.sh plan
-def test_the_real_step_compiles_for(topology, config_file, tmp_path, monkeypatch):
+def test_the_real_step_compiles(config_file, tmp_path, monkeypatch):
+    """For eight cores of v3; for other chips: launch/soak.sh plan."""
+    topology = "v3:2x2"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     done = run(config_file, topology, "--json", "--price=2")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    devices = 8 if topology.startswith("v3") else 4
-    assert found["fits"] and found["devices"] == devices and found["rows_per_device"] == 64 // devices
+    assert found["fits"] and found["devices"] == 8 and found["rows_per_device"] == 8
     assert 0 < found["parameter_bytes"] < found["peak_bytes"] < found["limit_bytes"] == parse(topology).limit_bytes
     # The gradients are reduced once: not much more is sent than there are parameters.
     assert found["parameter_bytes"] < found["collectives"]["all-reduce"]["bytes"] < 1.5 * found["parameter_bytes"]
-    if topology == "v3:2x2":
-        again = run(config_file, topology, "--json", "--price=2")
-        assert again.stdout == done.stdout and "compil" not in again.stderr, "the second time it comes from the cache"
+    again = run(config_file, topology, "--json", "--price=2")
+    assert again.stdout == done.stdout and "compil" not in again.stderr, "the second time it comes from the cache"
 
 
 def test_mistakes_are_one_line(config_file, monkeypatch, tmp_path):
