@@ -243,7 +243,10 @@ def test_sections_that_cannot_be(asked, overrides, match, workdir, tmp_path):
 def test_a_checkpoint_that_is_not_there(workdir):
     for path, match in (
         (workdir / "checkpoints" / "7", r"expected a finished checkpoint, found those of steps \[8, 12\]"),
-        (workdir / "checkpoints", "one of its checkpoints/STEP, or an export with model.safetensors, found neither"),
+        (
+            workdir / "checkpoints",
+            "one of its checkpoints/STEP, an export, or a folder of Hugging Face, found none of these in",
+        ),
         (workdir.parent, "expected a work directory with checkpoints/"),
     ):
         with pytest.raises(AlignError, match=match):
