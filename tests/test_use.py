@@ -58,7 +58,7 @@ def test_what_cannot_be_embedded_is_named(model, finished_run):
         model.embed_texts(["red", " "])
     with pytest.raises(AlignError, match="expected at least one input"):
         model.embed_images([])
-    with pytest.raises(AlignError, match="neither in"):
+    with pytest.raises(AlignError, match="found none of these in"):
         align_jax.load(finished_run.parent)
 
 

@@ -50,12 +50,7 @@ class Tensors:
 
     def ignore(self, patterns: Mapping[str, str]) -> None:
         """Shell pattern of names -> why what it names is not used."""
-        for name in list(self._left):
-            for pattern, reason in patterns.items():
-                if fnmatchcase(name, pattern):
-                    self.ignored[name] = reason
-                    del self._left[name]
-                    break
+        self.ignored |= _taken_out(self._left, patterns)
 
     def kept(self) -> dict[str, np.ndarray]:
         """What was ignored, by name, as it is."""
@@ -96,12 +91,7 @@ class Attributes:
 
     def ignore(self, patterns: Mapping[str, str]) -> None:
         """Shell pattern of names -> why what it names makes no difference."""
-        for name in list(self._left):
-            for pattern, reason in patterns.items():
-                if fnmatchcase(name, pattern):
-                    self.ignored[name] = reason
-                    del self._left[name]
-                    break
+        self.ignored |= _taken_out(self._left, patterns)
 
     def close(self) -> None:
         """AlignError that names what was neither taken, expected nor ignored."""
@@ -113,3 +103,15 @@ class Attributes:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def _taken_out(left: dict[str, None], patterns: Mapping[str, str]) -> dict[str, str]:
+    """Name -> the reason of the first pattern that names it; those leave `left`."""
+    found: dict[str, str] = {}
+    for name in left:
+        reason = next((reason for pattern, reason in patterns.items() if fnmatchcase(name, pattern)), None)
+        if reason is not None:
+            found[name] = reason
+    for name in found:
+        del left[name]
+    return found
