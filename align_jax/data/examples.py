@@ -19,17 +19,23 @@ class Examples(Protocol):
         """How it sees pictures."""
         ...
 
-    @property
-    def crop(self) -> int:
-        """Pixels of the square that evaluation sees."""
-        ...
-
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A row of a training batch. BadExample where the record cannot be used."""
         ...
 
     def image(self, image: Any) -> np.ndarray:
         """The square for evaluation and inference, uint8 [H, H, 3]."""
+        ...
+
+    def visual(self, item: Any) -> dict[str, np.ndarray]:
+        """What the model is shown of a record, or of a picture alone, in evaluation and inference: a row of its inputs.
+
+        BadExample where it cannot be.
+        """
+        ...
+
+    def blank(self) -> dict[str, np.ndarray]:
+        """The same of nothing, in place of what cannot be shown."""
         ...
 
     def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:

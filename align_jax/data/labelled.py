@@ -25,11 +25,6 @@ class Labelled:
     classes: tuple[str, ...]
     view: View
 
-    @property
-    def crop(self) -> int:
-        """Pixels of the square that evaluation sees."""
-        return self.view.side
-
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit. BadExample where the record cannot be used."""
         if not 0 <= record.label < len(self.classes):
@@ -39,6 +34,14 @@ class Labelled:
     def image(self, image: Any) -> np.ndarray:
         """The square for evaluation and inference, uint8 [H, H, 3]."""
         return self.view.evaluate(image)
+
+    def visual(self, item: Any) -> dict[str, np.ndarray]:
+        """{"image": the square} of a record or a picture."""
+        return {"image": self.image(getattr(item, "image", item))}
+
+    def blank(self) -> dict[str, np.ndarray]:
+        """A black square."""
+        return {"image": np.zeros((self.view.side, self.view.side, 3), np.uint8)}
 
     def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """None can be read."""

@@ -67,6 +67,14 @@ class Pairs:
         """The central window for evaluation and inference, uint8 [H, W, 3]."""
         return self.view.evaluate(image)
 
+    def visual(self, item: Any) -> dict[str, np.ndarray]:
+        """{"image": the square} of a record or a picture."""
+        return {"image": self.image(getattr(item, "image", item))}
+
+    def blank(self) -> dict[str, np.ndarray]:
+        """A black square."""
+        return {"image": np.zeros((self.view.side, self.view.side, 3), np.uint8)}
+
     def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """{"text_ids": int32 [B, L], "text_mask": bool [B, L]}."""
         ids, mask = self.tokenizer.encode(list(texts), self.text_length)

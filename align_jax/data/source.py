@@ -28,6 +28,13 @@ SOURCES = {
 }
 
 
+class Objects(NamedTuple):
+    """Things in an image, as a source knows them."""
+
+    boxes: np.ndarray  # f32 [n, 4]: left, top, right, bottom, as shares of the image's width and height
+    labels: np.ndarray  # int32 [n]: indices into the source's `object_classes`
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One image with its texts, as stored."""
@@ -38,6 +45,7 @@ class Record:
     group: str  # records of one group show the same thing: a retrieval hit is one of the same group
     label: int = -1  # index into the source's `classes`; -1 without classes
     text_ids: tuple[str, ...] = ()  # an id for each text, where the source has them
+    objects: Objects | None = None  # where the source knows them
 
 
 class BadExample(Exception):
@@ -57,6 +65,7 @@ class Source(Protocol):
     """Random access to records; ids and all texts without touching an image. Safe to share between threads."""
 
     classes: tuple[str, ...] = ()
+    object_classes: tuple[str, ...] = ()  # of `Record.objects`
     # First records of runs that are cheap to read together (a row group, a remote shard's stretch), rising from 0;
     # None where any record costs the same.
     blocks: np.ndarray | None = None

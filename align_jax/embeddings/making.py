@@ -134,7 +134,7 @@ class _Reader:
 
     def __init__(self, source: Source, examples: Examples, captions: str):
         self.captions, self.classes = captions, source.classes
-        self.blank = np.zeros((examples.crop, examples.crop, 3), np.uint8)
+        self.blank = examples.blank()["image"]
         self._source, self._examples = source, examples
 
     def __call__(self, row: int) -> _Read:

@@ -114,17 +114,16 @@ class Embedder:
     ) -> tuple[np.ndarray, dict[int, str]]:
         bad: dict[int, str] = {}
 
-        def pixels(index: int) -> np.ndarray:
+        def shown(index: int) -> dict[str, np.ndarray]:
             try:
-                item = images[index]
-                return self.pairs.image(getattr(item, "image", item))
+                return self.pairs.visual(images[index])
             except BadExample as error:
                 bad[index] = str(error)
-                return np.zeros((self.pairs.crop, self.pairs.crop, 3), np.uint8)
+                return self.pairs.blank()
 
         with ThreadPoolExecutor(READERS) as pool:
-            reading = begun((pool.map(pixels, part) for part in self._parts(len(images))), READ_AHEAD)
-            batches = ({"image": np.stack(list(read))} for read in reading)
+            reading = begun((pool.map(shown, part) for part in self._parts(len(images))), READ_AHEAD)
+            batches = (_stacked(list(read)) for read in reading)
             rows = self.run(function, params, model_state, batches, count=len(images))
         rows[list(bad)] = 0.0
         return rows, bad
@@ -202,6 +201,10 @@ def begun(jobs: Iterable[Job], ahead: int) -> Iterator[Job]:
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
+
+
+def _stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:

@@ -52,7 +52,7 @@ class Subject:
 
     def inputs(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
         """The name, shape and dtype of one row of each input of a function."""
-        side = self.parts.pairs.crop
+        side = self.parts.pairs.view.side
         if "image" in name:
             return {"image": jax.ShapeDtypeStruct((side, side, 3), np.uint8)}
         length = self.parts.config.data.text_length
