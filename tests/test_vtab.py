@@ -333,7 +333,7 @@ def test_the_config_is_whole(tmp_path):
             tasks.make(trial)
             configs.call(optim.make, trial.optim, where="optim", steps=trial.steps, freeze=())
             data = {key: trial.data[key] for key in ("augment", "resize", "crop", "eval_crop", "flip")}
-            assert labelled.make(source=None, folder=tmp_path, classes=102, **data).crop == trial.data.eval_crop
+            assert labelled.make(source=None, folder=tmp_path, classes=102, **data).view.side == trial.data.eval_crop
 
 
 def sweep_config(data_dir, **values):
