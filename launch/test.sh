@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs the whole suite: linters, types, tests. Arguments go to pytest.
 source "$(dirname "$0")/setup.sh"
-setup demo test tpu bench curate gcs s3 search onnx
+setup demo test tpu bench curate gcs s3 search onnx regions
 references
 converter
 browser
