@@ -1,0 +1,165 @@
+"""Mines hard negatives with a dual encoder: of each record, the texts and the images that it is likeliest to confuse.
+
+python -m align_jax.mine --model=runs/align --data=pairs.jsonl --out=negatives.parquet
+
+For fine-tuning a cross-encoder on the same data: --config.data.negatives.path=negatives.parquet. The table has texts,
+not their pieces, so each model reads them with a tokenizer of its own.
+
+--data: pairs.jsonl or pairs.csv (align_jax/data/manifest.py), a folder of pictures, or any source of the project as
+name=value,name=value or JSON (align_jax/data/source.py).
+--skip: the nearest of all often do belong together, and nobody said so; so many are left out.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from align_jax import files, provenance
+from align_jax.cli import main_of
+from align_jax.data import hard_negatives
+from align_jax.data import source as sources
+from align_jax.data.examples import Examples
+from align_jax.data.negatives import plain
+from align_jax.data.options import source_options
+from align_jax.data.source import Source
+from align_jax.evals.mining import Belonging, Nearest, nearest
+from align_jax.evals.ranking import numbered
+from align_jax.loading import load
+from align_jax.model import Model
+from align_jax.types import AlignError
+from align_jax.weights import digest
+
+NEEDS = ("embed_images", "embed_texts")
+ROWS = 10_000  # of the table, that are written together
+
+
+class Read(NamedTuple):
+    """A source but for its images."""
+
+    ids: list[str]  # of n records
+    groups: np.ndarray  # int64 [n]
+    texts: list[str]  # M, no two equal but for case and blanks
+    pairs: np.ndarray  # int64 [P, 2]: (record, text), rising
+    wordless: int  # texts without a word
+
+
+def mine(model: Model, source: Source, out: Path, *, top: int = 50, skip: int = 0) -> str:
+    """Writes the table, whole or not at all; says what is in it.
+
+    Args:
+      model: that embeds images and texts.
+      top: negatives of each kind of a record. skip: how many nearer ones are left out.
+
+    A record whose image cannot be read is in no row, and no negative; it is counted.
+    """
+    if missing := [name for name in NEEDS if name not in model.functions]:
+        raise AlignError(f"--model: expected one with {missing[0]}, found one with {', '.join(model.functions)}")
+    files.check_writable(out.absolute().parent, flag="--out")
+    read = _read(source, model.embedder.pairs)
+    if not len(read.pairs):
+        raise AlignError(f"--data: expected records with texts, found none among {len(read.ids):,}")
+    with jax.set_mesh(model.mesh):
+        images, bad = model.embedder.images(model.params, model.model_state, source)
+        texts = model.embedder.texts(model.params, model.model_state, read.texts)
+    there = np.setdiff1d(np.arange(len(images)), list(bad))
+    near_images, near_texts = _mined(model, read, there, images, texts, top + skip)
+    near = [Nearest(*(values[:, skip:] for values in kind)) for kind in (near_images, near_texts)]
+    counts = [(kind.candidates >= 0).sum(1) for kind in near]
+    if not sum(map(np.sum, counts)):
+        raise AlignError(
+            f"--data: expected records that do not all belong together, found no negative among {len(there):,} in "
+            f"{len(np.unique(read.groups[there])):,} groups; lower --skip or give more data"
+        )
+    facts = {
+        "model": digest(model.params, model.model_state), "data": provenance.digest(source),
+        "records": len(source), "top": top, "skip": skip,
+    }  # fmt: skip
+    files.write(out, lambda partial: hard_negatives.write(partial, _rows(read, there, *near), facts))
+    left_out = Counter(bad.values()) + Counter({"text without a word": read.wordless})
+    told = f"{out}: {len(there):,} of {len(source):,} records, on average with {counts[0].mean():.1f} texts and "
+    told += f"{counts[1].mean():.1f} images"
+    return told + "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
+
+
+def _read(source: Source, examples: Examples) -> Read:
+    groups: dict[str, int] = {}
+    numbers: dict[str, int] = {}  # plain text -> its number; -1 without a word
+    ids, own, texts = [], [], []
+    pairs: list[tuple[int, int]] = []
+    wordless = 0
+    for index in range(len(source)):
+        record = source.about(index)
+        ids.append(record.id)
+        own.append(groups.setdefault(record.group, len(groups)))
+        for text in record.texts:
+            key = plain(text)
+            if key not in numbers:
+                numbers[key] = len(texts) if _has_word(text, examples) else -1
+                texts += [text] * (numbers[key] >= 0)
+            wordless += numbers[key] < 0
+            pairs.append((index, numbers[key]))
+    rows = np.unique([pair for pair in pairs if pair[1] >= 0] or np.zeros((0, 2), np.int64), axis=0)
+    return Read(list(numbered(ids, where="--data")), np.array(own), texts, rows, wordless)
+
+
+def _has_word(text: str, examples: Examples) -> bool:
+    try:
+        examples.texts([text])
+    except ValueError:  # blanks, or only characters that are no word
+        return False
+    return True
+
+
+def _mined(
+    model: Model, read: Read, there: np.ndarray, images: np.ndarray, texts: np.ndarray, most: int
+) -> tuple[Nearest, Nearest]:
+    """Texts near the image of each record that is `there`, and images (by their places among these) near its texts."""
+    place = np.full(len(images), -1)
+    place[there] = np.arange(len(there))
+    pairs = np.stack([place[read.pairs[:, 0]], read.pairs[:, 1]], axis=1)
+    pairs = pairs[pairs[:, 0] >= 0]
+    belonging = Belonging(read.groups[there], pairs, len(texts))
+    images, each = images[there], np.arange(len(there))
+    given: dict[str, Any] = {"records": len(there), "most": most}
+    own = np.stack([each, each], axis=1)
+    near_images = nearest(model.mesh, images, texts, own, belonging.texts, title="texts near images", **given)
+    near_texts = nearest(model.mesh, texts, images, pairs, belonging.images, title="images near texts", **given)
+    return near_images, near_texts
+
+
+def _rows(read: Read, there: np.ndarray, near_images: Nearest, near_texts: Nearest) -> Iterator[dict[str, Any]]:
+    ids = [read.ids[record] for record in there]
+    for start in range(0, len(ids), ROWS):
+        part = slice(start, start + ROWS)
+        found = {"id": ids[part]}
+        for kind, near, names in (("text", near_images, read.texts), ("image", near_texts, ids)):
+            kept = near.candidates[part] >= 0
+            found[f"{kind}s"] = [
+                [names[number] for number in row[own]]
+                for row, own in zip(near.candidates[part], kept, strict=True)
+            ]  # fmt: skip
+            found[f"{kind}_scores"] = [row[own] for row, own in zip(near.scores[part], kept, strict=True)]
+        yield found
+
+
+def main(_: list[str]) -> None:
+    """Checks the flags."""
+    values = flags.FLAGS
+    source = sources.make(**source_options(values.data))
+    print(mine(load(values.model), source, Path(values.out), top=values.top, skip=values.skip))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "model", None, "a dual encoder: a work directory, one of its checkpoints, or an export", required=True
+    )
+    flags.DEFINE_string("data", None, "a manifest, a folder, or a source's options", required=True)
+    flags.DEFINE_string("out", None, "the parquet file to write, in place of one that stands there", required=True)
+    flags.DEFINE_integer("top", 50, "negatives of each kind for a record", lower_bound=1)
+    flags.DEFINE_integer("skip", 0, "nearest ones that are left out", lower_bound=0)
+    main_of(main)
