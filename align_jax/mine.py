@@ -11,7 +11,7 @@ name=value,name=value or JSON (align_jax/data/source.py).
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,22 +66,25 @@ def mine(model: Model, source: Source, out: Path, *, top: int = 50, skip: int = 
     with jax.set_mesh(model.mesh):
         images, bad = model.embedder.images(model.params, model.model_state, source)
         texts = model.embedder.texts(model.params, model.model_state, read.texts)
-    there = np.setdiff1d(np.arange(len(images)), list(bad))
-    near_images, near_texts = _mined(model, read, there, images, texts, top + skip)
-    near = [Nearest(*(values[:, skip:] for values in kind)) for kind in (near_images, near_texts)]
+    readable = np.ones(len(images), bool)
+    readable[list(bad)] = False
+    mined = _mined(model, read, readable, images, texts, top + skip)
+    near = [Nearest(*(values[readable, skip:] for values in kind)) for kind in mined]
     counts = [(kind.candidates >= 0).sum(1) for kind in near]
     if not sum(map(np.sum, counts)):
         raise AlignError(
-            f"--data: expected records that do not all belong together, found no negative among {len(there):,} in "
-            f"{len(np.unique(read.groups[there])):,} groups; lower --skip or give more data"
+            f"--data: expected records of several groups, found no negative among {readable.sum():,} of "
+            f"{len(np.unique(read.groups[readable])):,}; lower --skip or give more data"
         )
     facts = {
         "model": digest(model.params, model.model_state), "data": provenance.digest(source),
         "records": len(source), "top": top, "skip": skip,
     }  # fmt: skip
-    files.write(out, lambda partial: hard_negatives.write(partial, _rows(read, there, *near), facts))
+    ids = [name for name, kept in zip(read.ids, readable, strict=True) if kept]
+    rows = _rows(ids, near[0], read.texts, near[1], read.ids)
+    files.write(out, lambda partial: hard_negatives.write(partial, rows, facts))
     left_out = Counter(bad.values()) + Counter({"text without a word": read.wordless})
-    told = f"{out}: {len(there):,} of {len(source):,} records, on average with {counts[0].mean():.1f} texts and "
+    told = f"{out}: {len(ids):,} of {len(source):,} records, on average with {counts[0].mean():.1f} texts and "
     told += f"{counts[1].mean():.1f} images"
     return told + "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
 
@@ -116,34 +119,35 @@ def _has_word(text: str, examples: Examples) -> bool:
 
 
 def _mined(
-    model: Model, read: Read, there: np.ndarray, images: np.ndarray, texts: np.ndarray, most: int
+    model: Model, read: Read, readable: np.ndarray, images: np.ndarray, texts: np.ndarray, most: int
 ) -> tuple[Nearest, Nearest]:
-    """Texts near the image of each record that is `there`, and images (by their places among these) near its texts."""
-    place = np.full(len(images), -1)
-    place[there] = np.arange(len(there))
-    pairs = np.stack([place[read.pairs[:, 0]], read.pairs[:, 1]], axis=1)
-    pairs = pairs[pairs[:, 0] >= 0]
-    belonging = Belonging(read.groups[there], pairs, len(texts))
-    images, each = images[there], np.arange(len(there))
-    given: dict[str, Any] = {"records": len(there), "most": most}
-    own = np.stack([each, each], axis=1)
+    """Texts near the image of each record, and records whose images are near its texts; none of an unreadable one."""
+    belonging = Belonging(read.groups, read.pairs, len(texts))
+    pairs = read.pairs[readable[read.pairs[:, 0]]]
+    own = np.repeat(np.flatnonzero(readable)[:, None], 2, axis=1)
+
+    def refused(records: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return belonging.images(records, others) | ~readable[others]
+
+    given: dict[str, Any] = {"records": len(images), "most": most}
     near_images = nearest(model.mesh, images, texts, own, belonging.texts, title="texts near images", **given)
-    near_texts = nearest(model.mesh, texts, images, pairs, belonging.images, title="images near texts", **given)
+    near_texts = nearest(model.mesh, texts, images, pairs, refused, title="images near texts", **given)
     return near_images, near_texts
 
 
-def _rows(read: Read, there: np.ndarray, near_images: Nearest, near_texts: Nearest) -> Iterator[dict[str, Any]]:
-    ids = [read.ids[record] for record in there]
+def _rows(
+    ids: Sequence[str], texts: Nearest, text_names: Sequence[str], images: Nearest, image_names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Of the table, part by part: the rows of `ids`, whose candidates have names."""
     for start in range(0, len(ids), ROWS):
         part = slice(start, start + ROWS)
-        found = {"id": ids[part]}
-        for kind, near, names in (("text", near_images, read.texts), ("image", near_texts, ids)):
-            kept = near.candidates[part] >= 0
-            found[f"{kind}s"] = [
-                [names[number] for number in row[own]]
-                for row, own in zip(near.candidates[part], kept, strict=True)
+        found: dict[str, Any] = {"id": ids[part]}
+        for kind, near, names in (("text", texts, text_names), ("image", images, image_names)):
+            rows = [row[row >= 0] for row in near.candidates[part]]
+            found[f"{kind}s"] = [[names[number] for number in row] for row in rows]
+            found[f"{kind}_scores"] = [
+                scores[: len(row)] for row, scores in zip(rows, near.scores[part], strict=True)
             ]  # fmt: skip
-            found[f"{kind}_scores"] = [row[own] for row, own in zip(near.scores[part], kept, strict=True)]
         yield found
 
 

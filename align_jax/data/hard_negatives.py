@@ -33,7 +33,7 @@ class HardNegatives:
     def __init__(self, path: str, source: Source):
         """AlignError where `path` is none, or one of another source: each of its records must be one of the source."""
         table = _read(path)
-        ids = source.ids().combine_chunks()
+        ids = source.ids().cast(pa.string()).combine_chunks()
         self._rows = {name.as_py(): row for row, name in enumerate(table["id"])}
         self._texts, images = (table[name].combine_chunks() for name in ("texts", "images"))
         named = pa.chunked_array([table["id"].combine_chunks(), images.flatten()])
