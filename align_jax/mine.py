@@ -10,7 +10,6 @@ name=value,name=value or JSON (align_jax/data/source.py).
 --skip: the nearest of all often do belong together, and nobody said so; so many are left out.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
 from align_jax import files, provenance
 from align_jax.cli import main_of
@@ -27,6 +27,7 @@ from align_jax.data.examples import Examples
 from align_jax.data.negatives import plain
 from align_jax.data.options import source_options
 from align_jax.data.source import Source
+from align_jax.evals.embedding import SLOW, left_out
 from align_jax.evals.mining import Belonging, Nearest, nearest
 from align_jax.evals.ranking import numbered
 from align_jax.loading import load
@@ -55,10 +56,12 @@ def mine(model: Model, source: Source, out: Path, *, top: int = 50, skip: int = 
       model: that embeds images and texts.
       top: negatives of each kind of a record. skip: how many nearer ones are left out.
 
-    A record whose image cannot be read is in no row, and no negative; it is counted.
+    A record whose image cannot be read has no row and is no negative: it is counted and named.
     """
     if missing := [name for name in NEEDS if name not in model.functions]:
         raise AlignError(f"--model: expected one with {missing[0]}, found one with {', '.join(model.functions)}")
+    if out.is_dir():
+        raise AlignError(f"--out: expected a file to write, found the folder {out}; name one in it")
     files.check_writable(out.absolute().parent, flag="--out")
     read = _read(source, model.embedder.pairs)
     if not len(read.pairs):
@@ -66,6 +69,7 @@ def mine(model: Model, source: Source, out: Path, *, top: int = 50, skip: int = 
     with jax.set_mesh(model.mesh):
         images, bad = model.embedder.images(model.params, model.model_state, source)
         texts = model.embedder.texts(model.params, model.model_state, read.texts)
+    skipped = left_out(source, bad)
     readable = np.ones(len(images), bool)
     readable[list(bad)] = False
     mined = _mined(model, read, readable, images, texts, top + skip)
@@ -83,10 +87,9 @@ def mine(model: Model, source: Source, out: Path, *, top: int = 50, skip: int = 
     ids = [name for name, kept in zip(read.ids, readable, strict=True) if kept]
     rows = _rows(ids, near[0], read.texts, near[1], read.ids)
     files.write(out, lambda partial: hard_negatives.write(partial, rows, facts))
-    left_out = Counter(bad.values()) + Counter({"text without a word": read.wordless})
     told = f"{out}: {len(ids):,} of {len(source):,} records, on average with {counts[0].mean():.1f} texts and "
-    told += f"{counts[1].mean():.1f} images"
-    return told + "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
+    told += f"{counts[1].mean():.1f} images{skipped}"
+    return told + (f", {read.wordless:,} texts without a word" if read.wordless else "")
 
 
 def _read(source: Source, examples: Examples) -> Read:
@@ -95,7 +98,7 @@ def _read(source: Source, examples: Examples) -> Read:
     ids, own, texts = [], [], []
     pairs: list[tuple[int, int]] = []
     wordless = 0
-    for index in range(len(source)):
+    for index in tqdm(range(len(source)), "reading texts", unit="record", delay=SLOW, leave=False, disable=None):
         record = source.about(index)
         ids.append(record.id)
         own.append(groups.setdefault(record.group, len(groups)))

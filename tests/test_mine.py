@@ -25,10 +25,11 @@ RECORDS, TEXTS, MOST = 40, 30, 6
 
 @pytest.fixture(scope="module")
 def belonging():
-    """40 images in 25 groups, a third of them in one that has most of the 30 texts; image 7 has no text."""
+    """40 images in 25 groups, a third of them in one that has most of the 30 texts, among them one without a text."""
     rng = np.random.default_rng(3)
     groups = np.where(np.arange(RECORDS) % 3 == 0, 0, rng.integers(1, 25, RECORDS))
     pairs = {(image, int(text)) for image in range(RECORDS) for text in rng.integers(0, TEXTS, 1 + image % 3)}
+    groups[7] = 0
     pairs |= {(0, text) for text in range(TEXTS - 4)}
     return groups, np.array(sorted(pair for pair in pairs if pair[0] != 7))
 
@@ -141,8 +142,8 @@ def test_the_verb_writes_the_table(finished_run, model, data, tmp_path):
     }  # fmt: skip
     lengths = np.mean([len(row) for row in table["images"].to_pylist()])
     assert told.strip() == (
-        f"{out}: 16 of 17 records, on average with 14.0 texts and {lengths:.1f} images; left out: 1 image unreadable; "
-        "left out: 2 text without a word"
+        f"{out}: 16 of 17 records, on average with 14.0 texts and {lengths:.1f} images, 1 images left out: broken.png "
+        "(image unreadable), 2 texts without a word"
     )
     assert [path.name for path in out.parent.iterdir()] == [out.name], "no partial file"
     negatives = Negatives(source, path=str(out))
@@ -182,6 +183,11 @@ def test_what_cannot_be_mined_is_one_line(model, data, tmp_path, change, error):
     with pytest.raises(AlignError, match=error):
         mine(model, source, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_folder_is_no_file(model, data, tmp_path):
+    with pytest.raises(AlignError, match=r"^--out: expected a file to write, found the folder .*; name one in it$"):
+        mine(model, sources.make(name="manifest", path=str(data)), tmp_path)
 
 
 def test_a_model_that_embeds_nothing_is_refused(data, tmp_path):

@@ -216,6 +216,15 @@ def test_the_loss_is_that_of_the_scores_of_its_pairs(micro_batches):
     assert aux.metrics["binary"].count == 5 * rows and aux.metrics["triplet"].count == 2 * rows
 
 
+@pytest.mark.parametrize(("rows", "fits"), [(2, True), (3, False)])
+def test_micro_batches_have_whole_rows(rows, fits):
+    task = task_of(micro_batches=2, places=ranked.places(candidates=2))
+    if fits:
+        return task.check(rows)
+    with pytest.raises(AlignError, match=r"a multiple of micro_batches \(2\) x .* rows, found 3; change"):
+        task.check(rows)
+
+
 def test_one_direction_and_one_loss():
     task = task_of(places=ranked.places(candidates=4, directions="text"), multi_class=0.0, triplet=0.0, binary=1.0)
     batch = task.dummy_batch(8)

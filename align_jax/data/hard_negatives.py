@@ -16,12 +16,9 @@ import pyarrow.parquet as pq
 from align_jax.data.source import Source
 from align_jax.types import AlignError
 
+NAME, NAMES, SCORES = pa.large_string(), pa.large_list(pa.large_string()), pa.large_list(pa.float32())
 SCHEMA = pa.schema([
-    ("id", pa.string()),
-    ("texts", pa.list_(pa.string())),
-    ("text_scores", pa.list_(pa.float32())),
-    ("images", pa.list_(pa.string())),
-    ("image_scores", pa.list_(pa.float32())),
+    ("id", NAME), ("texts", NAMES), ("text_scores", SCORES), ("images", NAMES), ("image_scores", SCORES),
 ])  # fmt: skip
 FACTS = "align_jax.mine"  # key of the metadata
 COLUMNS = ("id", "texts", "images")  # those that training reads
@@ -33,19 +30,19 @@ class HardNegatives:
     def __init__(self, path: str, source: Source):
         """AlignError where `path` is none, or one of another source: each of its records must be one of the source."""
         table = _read(path)
-        ids = source.ids().cast(pa.string()).combine_chunks()
+        ids = source.ids().cast(NAME).combine_chunks()
         self._rows = {name.as_py(): row for row, name in enumerate(table["id"])}
         self._texts, images = (table[name].combine_chunks() for name in ("texts", "images"))
-        named = pa.chunked_array([table["id"].combine_chunks(), images.flatten()])
-        strange = pc.filter(named, pc.invert(pc.is_in(named, value_set=ids)))
+        named = pa.concat_arrays([table["id"].combine_chunks(), images.flatten()])
+        places = pc.call_function("index_in", [named], pc.SetLookupOptions(value_set=ids))
+        strange = named.filter(places.is_null()).unique()
         if len(strange):
-            count, one = pc.count_distinct(strange).as_py(), strange[0].as_py()
             raise AlignError(
                 "config.data.negatives.path: expected negatives of the records of config.data.source, found "
-                f"{count:,} records that are not in it, such as {one!r}, in {path}; mine them from this source"
+                f"{len(strange):,} records that are not in it, such as {strange[0].as_py()!r}, in {path}; mine them "
+                "from this source"
             )
-        places = pc.index_in(images.flatten(), value_set=ids)
-        self._images = pa.ListArray.from_arrays(images.offsets, places)
+        self._images = pa.LargeListArray.from_arrays(images.offsets, places.slice(len(table)))
 
     def texts(self, name: str) -> list[str]:
         """Those near the image of record `name`; none where it is not in the table."""

@@ -41,10 +41,9 @@ class Belonging:
 
     def images(self, images: np.ndarray, others: np.ndarray) -> np.ndarray:
         """bool [K], of images int [K] both: whether each other is of the image's group, or has a text of it."""
-        count = self._counts[others]
-        pair = np.repeat(np.arange(len(others)), count)
-        within = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
-        shared = self.texts(images[pair], self._texts_of[self._starts[others[pair]] + within])
+        counts = self._counts[others]
+        pair = np.repeat(np.arange(len(others)), counts)
+        shared = self.texts(images[pair], self._texts_of[_ranges(self._starts[others], counts)])
         having = np.bincount(pair[shared], minlength=len(others)) > 0
         return having | (self._groups[images] == self._groups[others])
 
@@ -63,15 +62,16 @@ def nearest(
     """
     found = np.full((records, most), -1, np.int64)
     scores = np.zeros((records, most), np.float32)
-    starts = np.searchsorted(asked[:, 0], np.arange(records + 1))
-    waiting, k = np.flatnonzero(np.diff(starts)), 2 * most
+    counts = np.bincount(asked[:, 0], minlength=records)
+    starts = np.cumsum(counts) - counts
+    waiting, k = np.flatnonzero(counts), 2 * most
     with tqdm(total=len(waiting), desc=title, unit="record", disable=None) as bar:
         while len(waiting):  # those with many refused ones are asked again, for more
             k = min(k, len(candidates))
-            rows = sum(starts[waiting + 1] - starts[waiting])
+            parts = -(-int(counts[waiting].sum()) * k // ENTRIES)
             short: list[np.ndarray] = []
-            for part in np.array_split(waiting, min(-(-rows * k // ENTRIES), len(waiting))):
-                own = asked[np.concatenate([np.arange(starts[record], starts[record + 1]) for record in part])]
+            for part in np.array_split(waiting, min(parts, len(waiting))):
+                own = asked[_ranges(starts[part], counts[part])]
                 unique, place = np.unique(own[:, 1], return_inverse=True)
                 values, indices = Blockwise(mesh, queries[unique], candidates).nearest(k)
                 of, which, score = np.repeat(own[:, 0], k), indices[place].reshape(-1), values[place].reshape(-1)
@@ -82,6 +82,11 @@ def nearest(
                 bar.update(len(part) - len(short[-1]))
             waiting, k = np.concatenate(short), 2 * k
     return Nearest(found, scores)
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The numbers of ranges int [n], one after the other."""
+    return np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
 
 
 def _rank(found: np.ndarray, scores: np.ndarray, records: np.ndarray, which: np.ndarray, score: np.ndarray) -> None:

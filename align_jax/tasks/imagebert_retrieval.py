@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import cross_encoder
+from align_jax import cross_encoder, towers
 from align_jax.config import Config, call
 from align_jax.cross_encoder import VISUAL, CrossEncoder
 from align_jax.data import ranked
@@ -49,7 +49,8 @@ class ImageBertRetrievalTask:
         return self.encoder.init(rng)
 
     def check(self, rows: int) -> None:
-        """Whole groups of BatchNorm in each micro-batch of each device; every image of a row is one of a group."""
+        """Whole rows, and whole groups of their images for BatchNorm, in each micro-batch of each device."""
+        towers.check_rows(rows, group=1, micro_batches=self.encoder.micro_batches)
         self.encoder.check(rows * self.places.images)
 
     def chance(self, rows: int) -> float:
@@ -76,9 +77,10 @@ class ImageBertRetrievalTask:
         """
         rows = dict(batch) | {"key": row_keys(rng, batch["text_ids"].shape[0])}
         metrics, new_state = cross_encoder.per_device(self.encoder, self._part, params, model_state, rows)
-        found = {name: metrics[name].total / metrics[name].count for name in self.weights}
-        loss = sum(self.weights[name] * found[name] for name in self.weights)
         one = jnp.ones((), jnp.float32)
+        loss = jnp.zeros_like(one)
+        for name, weight in self.weights.items():
+            loss += weight * metrics[name].total / metrics[name].count
         return loss, Aux(new_state, task_state, {"loss": Mean(loss, one)} | metrics)
 
     def _part(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[dict[str, Mean], ModelState]:
@@ -91,16 +93,13 @@ class ImageBertRetrievalTask:
             tables["image_to_text"] = of_image
         if images > 1:
             tables["text_to_image"] = of_text
-        losses: dict[str, Callable[[jax.Array], Mean]] = {
-            "multi_class": ranking.multi_class, "triplet": functools.partial(ranking.triplet, margin=self.margin),
-        }  # fmt: skip
+        losses = {
+            "binary": [ranking.binary(scores)],  # the right pair, which every table has, counts once
+            "multi_class": [ranking.multi_class(table) for table in tables.values()],
+            "triplet": [ranking.triplet(table, margin=self.margin) for table in tables.values()],
+        }
         found = {f"{way}_accuracy": ranking.accuracy(table) for way, table in tables.items()}
-        for name in self.weights:
-            if name == "binary":
-                found[name] = ranking.binary(scores)  # the right pair, which both rankings have, counts once
-            else:
-                found[name] = functools.reduce(Mean.merge, map(losses[name], tables.values()))
-        return found, new_state
+        return found | {name: functools.reduce(Mean.merge, losses[name]) for name in self.weights}, new_state
 
     def _scores(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[jax.Array, ModelState]:
         """(f32 [B, T + I - 1], the model state after them): the row's image with all texts, then its text with all
@@ -142,8 +141,8 @@ class ImageBertRetrievalTask:
 
 def _keys(keys: jax.Array, site: int, count: int) -> jax.Array:
     """[B * count] keys of the places of each row, of those [B] of the rows."""
-    own = fold(keys, site)
-    return jnp.stack([fold(own, place) for place in range(count)], axis=1).reshape(-1)
+    places: list[Any] = [fold(fold(keys, site), place) for place in range(count)]
+    return jnp.stack(places, axis=1).reshape(-1)
 
 
 def build(
