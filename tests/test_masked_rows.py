@@ -106,9 +106,7 @@ def test_half_of_the_rows_are_no_pairs_and_say_so(source, tmp_path):
     tokenizer = examples.tokenizer
     texts = {text for record in map(source.about, range(len(source))) for text in record.texts}
     spelt = {tuple(tokenizer.encode([text], 8)[0][0]): text for text in texts}
-    looks = {
-        record.id: examples.shown.evaluate(record)["image"].tobytes() for record in map(source.__getitem__, range(16))
-    }
+    look = examples.shown.evaluate(source[5])["image"].astype(int)
     counts = collections.Counter()
     record = source[5]
     for seed in range(400):
@@ -117,7 +115,7 @@ def test_half_of_the_rows_are_no_pairs_and_say_so(source, tmp_path):
         there = row["word_labels"] >= 0
         ids[row["word_positions"][there]] = row["word_labels"][there]
         own_text = spelt[tuple(ids)] in record.texts
-        own_image = row["image"].tobytes() == looks[record.id]
+        own_image = np.abs(row["image"] - look).mean() < 10  # of noise, another differs by far more
         assert row["match"] == (own_text and own_image)
         assert own_text or own_image, "one of the two is the record's"
         counts[(own_image, own_text)] += 1
