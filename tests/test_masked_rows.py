@@ -95,7 +95,7 @@ def source(tmp_path_factory):
 
 def rows_of(source, folder, **options):
     return masked.make(
-        source=source, folder=folder, vocab={"size": 64}, text_length=8, masking={"predictions": 4}, resize=32,
+        source=source, folder=folder, vocab={"size": 200}, text_length=8, masking={"predictions": 4}, resize=32,
         crop=32, **{"negatives": {}, **options},
     )  # fmt: skip
 
