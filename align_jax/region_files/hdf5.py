@@ -24,7 +24,7 @@ import numpy as np
 from align_jax.data.source import BadExample
 from align_jax.region_files import pickles
 from align_jax.region_files.fields import BOXES, COUNT, FEATURES, HEIGHT, KNOWN, SHARES, WIDTH, Fields
-from align_jax.region_files.reading import files_of, local, refuse, text
+from align_jax.region_files.reading import digest_of, files_of, local, refuse, text
 from align_jax.types import AlignError
 
 IDS = ("image_ids", "image_id", "img_ids", "ids")
@@ -39,7 +39,7 @@ class Hdf5:
         files = files_of(path, ending=".h5")
         if len(files) != 1:
             raise AlignError(f"--path: expected one HDF5 file, found {len(files)}; convert each to a folder of its own")
-        self._path = files[0].path
+        self._path, self.digest = files[0].path, digest_of(files)
         try:
             self._file = h5py.File(local(files[0]), "r")
         except OSError as error:

@@ -19,7 +19,7 @@ import numpy as np
 from align_jax.data import storage
 from align_jax.data.source import BadExample
 from align_jax.region_files.fields import KNOWN, Fields
-from align_jax.region_files.reading import files_of
+from align_jax.region_files.reading import digest_of, files_of
 
 
 class Npz:
@@ -27,6 +27,7 @@ class Npz:
 
     def __init__(self, path: Sequence[str]):
         self._files = files_of(path, ending=".npz")
+        self.digest = digest_of(self._files)
         paths = [file.path for file in self._files]
         self._folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
 

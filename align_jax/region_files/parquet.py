@@ -16,7 +16,7 @@ from align_jax.data.lru import Lru
 from align_jax.data.source import BadExample
 from align_jax.data.storage import Stored
 from align_jax.region_files.fields import BACKGROUND_FIRST, BOXES, FEATURES, KNOWN, PLAIN, SHARES, Fields
-from align_jax.region_files.reading import files_of, local, refuse, text
+from align_jax.region_files.reading import digest_of, files_of, local, refuse, text
 
 KEYS = ("key", "image_id", "img_id", "id")
 TABLES = FEATURES + BOXES + SHARES + PLAIN + BACKGROUND_FIRST
@@ -29,7 +29,9 @@ class Parquet:
     def __init__(self, path: Sequence[str]):
         self._groups: list[tuple[Stored, int]] = []
         counts = []
-        for file in files_of(path, ending=".parquet"):
+        files = files_of(path, ending=".parquet")
+        self.digest = digest_of(files)
+        for file in files:
             try:
                 metadata = pq.read_metadata(local(file))
             except pa.ArrowException as error:

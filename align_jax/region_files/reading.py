@@ -3,6 +3,7 @@
 An image that cannot be read is a BadExample; files that hold something else as a whole are an AlignError.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,6 +18,8 @@ FLAG = "--path"
 
 class Reader(Protocol):
     """The images of some files, in an order that is always the same. Safe among threads."""
+
+    digest: str  # of the files' names and sizes
 
     def __len__(self) -> int: ...
 
@@ -37,6 +40,12 @@ def files_of(path: Sequence[str], *, ending: str) -> list[Stored]:
         for file in listing.expand(f"{each}/**/*{ending}" if os.path.isdir(each) else each, where=FLAG)
     }
     return [found[name] for name in sorted(found)]
+
+
+def digest_of(files: Sequence[Stored]) -> str:
+    """16 hexadecimal digits of names and sizes, wherever the files lie."""
+    found = "\n".join(f"{file.path.rpartition('/')[2]} {file.size}" for file in files)
+    return hashlib.blake2b(found.encode(), digest_size=8).hexdigest()
 
 
 def local(file: Stored) -> str:

@@ -23,7 +23,7 @@ from align_jax.data import storage
 from align_jax.data.source import BadExample
 from align_jax.data.storage import Stored
 from align_jax.region_files.fields import Fields
-from align_jax.region_files.reading import files_of, refuse
+from align_jax.region_files.reading import digest_of, files_of, refuse
 
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = ("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes",
@@ -38,7 +38,9 @@ class Tsv:
     """The lines of .tsv files."""
 
     def __init__(self, path: Sequence[str]):
-        self._files = [_File(file) for file in files_of(path, ending=".tsv")]
+        files = files_of(path, ending=".tsv")
+        self.digest = digest_of(files)
+        self._files = [_File(file) for file in files]
         self._stops = list(accumulate(map(len, self._files)))
 
     def __len__(self) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from align_jax.data import listing
 from align_jax.data.source import BadExample
 from align_jax.region_files.fields import KNOWN, Fields
 from align_jax.region_files.npz import arrays_of
-from align_jax.region_files.reading import FLAG, refuse
+from align_jax.region_files.reading import FLAG, digest_of, refuse
 from align_jax.types import AlignError
 
 ZIP = b"PK"
@@ -26,13 +27,13 @@ class Lmdb:
     def __init__(self, path: Sequence[str]):
         if len(path) != 1:
             raise AlignError(f"{FLAG}: expected one LMDB, found {len(path)}; convert each to a folder of its own")
+        single = path[0].endswith(".mdb")
         lmdb, self._msgpack = _package("lmdb"), _package("msgpack")
         try:
-            self._database = lmdb.open(
-                path[0], subdir=not path[0].endswith(".mdb"), readonly=True, lock=False, readahead=False
-            )
+            self._database = lmdb.open(path[0], subdir=not single, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
             raise refuse(path[0], "an LMDB", error) from error
+        self.digest = digest_of(listing.expand(path[0] if single else f"{path[0]}/data.mdb", where=FLAG))
         with self._database.begin() as transaction, transaction.cursor() as cursor:
             self._keys = [key for key in cursor.iternext(values=False) if not key.startswith(b"__")]
 

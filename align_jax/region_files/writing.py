@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from align_jax.types import AlignError
 REQUEST = "request.json"  # what was asked for: by it a folder is known, from the first moment on
 SHARD = 1000  # images
 TWICE = "key seen before"
+REFUSED_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
 
 class Entry(NamedTuple):
@@ -151,20 +153,26 @@ class _Shards:
 
     def finish(self, images: Images) -> Facts:
         """The index, what was refused, and the facts, from the notes of all shards."""
-        kept: list[dict[str, Any]] = []
+        keys: list[str] = []
+        counts: list[int] = []
+        places: list[tuple[int, int]] = []  # (shard, record)
         refused: list[tuple[str, str]] = []
         changed: Counter[str] = Counter()
         for number in range(len(self._names)):
             notes = json.loads(self._notes(number).read_text("utf-8"))
             refused += [(key, reason) for key, reason in notes["refused"]]
             changed.update(notes["changed"])
-            name = self._shard(number).name
-            kept += [
-                {"key": key, "shard": name, "record": record, "count": count}
-                for record, (key, count) in enumerate(notes["kept"])
-            ]
-        index = pa.Table.from_pylist(kept, INDEX_SCHEMA)
-        index = index.take(pc.sort_indices(index, [(name, "ascending") for name in ("key", "shard", "record")]))
+            keys += [key for key, _ in notes["kept"]]
+            counts += [count for _, count in notes["kept"]]
+            places += [(number, record) for record in range(len(notes["kept"]))]
+        shard, record = np.array(places, np.int32).reshape(-1, 2).T
+        names = [self._shard(number).name for number in range(len(self._names))]
+        index = pa.table({
+            "key": pa.array(keys, pa.large_string()), "shard": pa.DictionaryArray.from_arrays(shard, names),
+            "record": record, "count": pa.array(counts, pa.int32()), "place": np.arange(len(keys)),
+        })  # fmt: skip
+        order = pc.sort_indices(index, [("key", "ascending"), ("place", "ascending")])
+        index = index.take(order).drop_columns("place")
         if len(index) > 1:
             first = pc.not_equal(index["key"].combine_chunks()[1:], index["key"].combine_chunks()[:-1])
             chosen = pa.concat_arrays([pa.array([True]), first])
@@ -191,10 +199,3 @@ class _Shards:
 
     def _notes(self, number: int) -> Path:
         return self._out / "work" / f"{self._names[number]}.json"
-
-
-INDEX_SCHEMA = pa.schema([
-    ("key", pa.large_string()), ("shard", pa.dictionary(pa.int32(), pa.string())), ("record", pa.int32()),
-    ("count", pa.int32()),
-])  # fmt: skip
-REFUSED_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string())])
