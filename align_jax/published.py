@@ -5,6 +5,7 @@ never run in another tower than their own, and a config may say as little of one
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,25 @@ def vocabulary(source: Pretrained, config: Config, folder: Path) -> Path | None:
         )
     path = folder / own[0]
     source.files[own[0]](path)
-    if given:
-        for name, save in tokenizer_folder.open_tokenizer(Path(given)).files().items():
-            save(folder / "given")
-            if name != own[0] or (folder / "given").read_bytes() != path.read_bytes():
-                raise AlignError(
-                    f"config.data.vocab.path: expected the vocabulary of {source.where}, found another in {given}; "
-                    "leave it empty (--config.data.vocab.path=), and its own is taken"
-                )
+    refuse_other_vocabulary(
+        path, config, of=source.where, mend="leave it empty (--config.data.vocab.path=), and its own is taken"
+    )
     return path
+
+
+def refuse_other_vocabulary(path: Path, config: Config, *, of: str, mend: str) -> None:
+    """AlignError, with what mends it, where config.data.vocab.path names another vocabulary than the one at `path`."""
+    given = config.data.vocab.get("path")
+    if not given:
+        return
+    written = []  # both as we write them
+    with tempfile.TemporaryDirectory() as folder:
+        for place in (path, Path(given)):
+            for name, save in tokenizer_folder.open_tokenizer(place).files().items():
+                save(Path(folder) / name)
+                written.append((name, (Path(folder) / name).read_bytes()))
+    if written[0] != written[1]:
+        raise AlignError(f"config.data.vocab.path: expected the vocabulary of {of}, found another in {given}; {mend}")
 
 
 def fields(kind: str, tower: EfficientNet | Bert) -> dict[str, Any]:
