@@ -1,4 +1,4 @@
-"""The images and the texts of a source that compete in retrieval, any number of texts for each (facts: ALIGN section 7).
+"""What of a source competes in retrieval: its images and their texts, any number of each (facts: ALIGN section 7).
 
 An image's right answers are the texts of its group; a text's are the images of any group that has it.
 """
