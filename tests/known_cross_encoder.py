@@ -1,4 +1,4 @@
-"""A cross-encoder whose scores are known, beside the dual encoder of known_model: both see the same pictures and words."""
+"""A cross-encoder whose scores are known, beside the dual encoder of known_model: both see the same."""
 
 import dataclasses
 

@@ -133,7 +133,9 @@ def test_ranks_of_scores_at_hand_equal_the_definition(monkeypatch):
     assert forth.tolist() == slow_ranks(scores, pairs) and -1 in forth
     assert back.tolist() == slow_ranks(scores.T, turned(pairs))
     best, found = Dense(scores).nearest(3)
-    assert all(list(row) == sorted(range(9), key=lambda c: -line[c])[:3] for row, line in zip(found, scores))
+    assert all(
+        list(row) == sorted(range(9), key=lambda c: -line[c])[:3] for row, line in zip(found, scores, strict=True)
+    )
     assert np.array_equal(best, np.sort(scores, axis=1)[:, ::-1][:, :3])
 
 
@@ -151,7 +153,10 @@ def test_the_evaluator_scores_every_pair(options, source, tmp_path):
             once = list(dict.fromkeys(names))
             pairs = {(place, once.index(names[number])) for place, number in pairs}
         own = scores[np.ix_(part, columns)]
-        for way, places in (("image_to_text", slow_ranks(own, pairs)), ("text_to_image", slow_ranks(own.T, turned(pairs)))):
+        for way, places in (
+            ("image_to_text", slow_ranks(own, pairs)),
+            ("text_to_image", slow_ranks(own.T, turned(pairs))),
+        ):
             values.setdefault(f"r/{way}/R@5", []).append(np.mean(np.array(places) < 5))
             values.setdefault(f"r/{way}/median_rank", []).append(np.median(places) + 1)
     for name, of_folds in values.items():

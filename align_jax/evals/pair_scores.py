@@ -105,7 +105,7 @@ class PairScores:
     What was scored once, by these weights, of these data, is read: a run that was killed goes on. Of images that a
     manifest names only the names count, as in `FeatureCache`.
 
-    Attributes: cost, of all that was asked.
+    Attributes: weights (digest of the model's); cost (of all that was asked).
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class PairScores:
         self._texts, self._folder = texts, folder / "pair_scores"
         seen = json.dumps([embedder.pairs.preprocessing(), embedder.pairs.view.protocol], sort_keys=True)
         self._data = _digest(data_digest(options, self._source), seen)
-        self._weights = digest(params, model_state)
+        self.weights = digest(params, model_state)
         self.cost = Cost()
 
     def unreadable(self) -> dict[int, str]:
@@ -174,7 +174,7 @@ class PairScores:
             scores = np.concatenate([scorer[0](*block) for block in blocks.split(scorer[0], pairs(part))])
             return {"scores": scores, "seconds": np.array(time.perf_counter() - begun_at)}
 
-        folder = self._folder / f"{self._weights}-{_digest(self._data, *self._texts, str(size))}-{asked}"
+        folder = self._folder / f"{self.weights}-{_digest(self._data, *self._texts, str(size))}-{asked}"
         for part, piece in pieces(folder, count, make, what="scoring pairs", unit="pair", size=size):
             found[part.start : part.stop] = piece["scores"]
             self.cost.seconds += float(piece["seconds"])

@@ -34,7 +34,7 @@ class Proposals(NamedTuple):
     images: np.ndarray  # f32 [n, D]
     texts: np.ndarray  # f32 [m, D]
     bad: Mapping[int, str]  # images that it cannot read
-    weights: str  # their digest
+    weights: str  # the digest of the model's
 
     def shortlists(self, mesh: jax.sharding.Mesh, pool: Pool, k: int) -> tuple[Shortlist, Shortlist]:
         """The `k` best texts of each image of a pool, and the `k` best images of each text."""
@@ -69,3 +69,8 @@ def score(scores: PairScores, pool: Pool, lists: tuple[Shortlist, Shortlist]) ->
 def pairs(lists: tuple[Shortlist, Shortlist], k: int) -> np.ndarray:
     """int64 [P, 2]: (image, text), by their places, of the first `k` of both shortlists."""
     return np.concatenate([lists[0].pairs(k), lists[1].pairs(k)[:, ::-1]])
+
+
+def how(path: str, proposed: Proposals, *, k: int, fusion: float) -> str:
+    """What a protocol says of the ranking."""
+    return f"the {k} best of the dual encoder {path} (weights {proposed.weights}) re-ranked, fusion {fusion:g}, "

@@ -1,4 +1,4 @@
-"""Retrieval by a cross-encoder: every pair scored, or a dual encoder's best candidates re-ranked (facts: ImageBERT 7)."""
+"""Retrieval by a cross-encoder: every pair scored, or a dual encoder's best re-ranked (facts: ImageBERT section 7)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -90,7 +90,4 @@ class ScoredRetrieval(Evaluator):
     def _how(self) -> str:
         if self._proposed is None:
             return "every pair scored, "
-        return (
-            f"the {self._top} best of the dual encoder {self._dual} (weights {self._proposed.weights}) re-ranked, "
-            f"fusion {self._fusion:g}, "
-        )
+        return proposals.how(self._dual, self._proposed, k=self._top, fusion=self._fusion)
