@@ -116,7 +116,7 @@ class Embedder:
         self, params: Params, model_state: ModelState, images: Images, function: str
     ) -> tuple[np.ndarray, dict[int, str]]:
         bad: dict[int, str] = {}
-        batches = map(_stacked, self._shown(images, bad))
+        batches = map(stacked, self._shown(images, bad))
         rows = self.run(function, params, model_state, batches, count=len(images))
         rows[list(bad)] = 0.0
         return rows, bad
@@ -218,7 +218,8 @@ def begun(jobs: Iterable[Job], ahead: int) -> Iterator[Job]:
     yield from waiting
 
 
-def _stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch of rows."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -71,7 +71,7 @@ class Pools:
         self._protocol = f"{protocol_of(source)}{first}, {CANDIDATES[texts]}"
         self.facts = {
             "data": provenance.digest(self.source),
-            "crop": embedder.pairs.view.protocol,
+            "crop": embedder.pairs.protocol,
         }
 
     @property
