@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
         "evals": {
             name: {
                 "kind": "scored_retrieval", "source": {**by_places, "split": name, "scenes": 200},
-                "dual": "", "top": 0, "fusion": 0.0,  # with a dual encoder: how many of its best are scored
+                "dual": "", "top": 50, "fusion": 0.0,  # with a dual encoder: how many of its best are scored
             }
             for name in ("train", "held_out_scenes", "held_out")
         },

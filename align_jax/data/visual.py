@@ -21,6 +21,11 @@ class Visual(Protocol):
         """How pictures are seen. AlignError where none are."""
         ...
 
+    @property
+    def protocol(self) -> str:
+        """`evaluate` in words."""
+        ...
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A row of the inputs, in training."""
         ...
@@ -43,6 +48,11 @@ class Pictures:
     """{"image": uint8 [H, W, 3]}."""
 
     view: View
+
+    @property
+    def protocol(self) -> str:
+        """The window."""
+        return self.view.protocol
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A random window."""
@@ -80,6 +90,11 @@ class StoredRegions:
     def view(self) -> View:
         """There is none."""
         raise AlignError("expected a model that sees pictures, found one that is shown stored regions")
+
+    @property
+    def protocol(self) -> str:
+        """How many there are at most."""
+        return f"the {self.most} surest stored regions"
 
     @functools.cached_property
     def stores(self) -> tuple[RegionStore, ...]:
