@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from align_jax.data.region_store import RegionStore, check_rule, key_of
+from align_jax.data.regions import Regions
 from align_jax.data.source import BadExample, Record
 from align_jax.data.views import Resized, View
 from align_jax.types import AlignError
@@ -73,8 +74,8 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class StoredRegions:
-    """{"regions": f32 [R, F], "boxes": f32 [R, 4], "region_mask": bool [R], "region_labels": int32 [R]}, and with
-    `soft` {"region_probabilities": f32 [R, C]}.
+    """{"regions": f32 [R, F], "boxes": f32 [R, 4], "region_mask": bool [R]}, and in training {"region_labels": int32
+    [R]}, with `soft` {"region_probabilities": f32 [R, C]} too.
 
     The surest `most` of an image; where there are fewer, the rest is zero, labelled -1 and not in the mask.
     """
@@ -115,37 +116,42 @@ class StoredRegions:
         return found
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """As in evaluation."""
-        return self.evaluate(record)
+        """As in evaluation, and of which classes they are."""
+        found = self._of(record)
+        row, count = self._filled(found), len(found)
+        row["region_labels"] = np.full(self.most, -1, np.int32)
+        row["region_labels"][:count] = found.labels
+        if self.soft:
+            if found.probabilities is None:
+                raise BadExample("no region probabilities")
+            row["region_probabilities"] = np.zeros((self.most, self.classes), np.float32)
+            row["region_probabilities"][:count] = found.probabilities
+        return row
 
     def evaluate(self, item: Any) -> dict[str, np.ndarray]:
         """Those of a record."""
+        return self._filled(self._of(item))
+
+    def _of(self, item: Any) -> Regions:
         if not isinstance(item, Record):
             raise AlignError("expected records whose regions are stored, found a picture alone")
         key = key_of(item.id, self.key)
         found = next((store for store in self.stores if key in store), self.stores[0])[key]
         found.check(width=self.width, classes=self.classes)
-        found = found.best(self.most)
+        return found.best(self.most)
+
+    def _filled(self, found: Regions) -> dict[str, np.ndarray]:
         row, count = self.blank(), len(found)
-        row["regions"][:count], row["boxes"][:count] = found.features, found.boxes
-        row["region_labels"][:count], row["region_mask"][:count] = found.labels, True
-        if self.soft:
-            if found.probabilities is None:
-                raise BadExample("no region probabilities")
-            row["region_probabilities"][:count] = found.probabilities
+        row["regions"][:count], row["boxes"][:count], row["region_mask"][:count] = found.features, found.boxes, True
         return row
 
     def blank(self) -> dict[str, np.ndarray]:
         """No region."""
-        row = {
+        return {
             "regions": np.zeros((self.most, self.width), np.float32),
             "boxes": np.zeros((self.most, 4), np.float32),
             "region_mask": np.zeros(self.most, bool),
-            "region_labels": np.full(self.most, -1, np.int32),
         }
-        if self.soft:
-            row["region_probabilities"] = np.zeros((self.most, self.classes), np.float32)
-        return row
 
     def preprocessing(self) -> dict[str, Any]:
         """What the features must be."""
