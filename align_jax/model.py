@@ -11,7 +11,7 @@ import numpy as np
 
 from align_jax import inputs, sharding, zero_shot
 from align_jax import run as runs
-from align_jax.data.source import BadExample, Record
+from align_jax.data.source import BadExample
 from align_jax.evals.embedding import READERS, begun, stacked
 from align_jax.evals.pair_scores import IMAGES, NEEDS, Scorer
 from align_jax.inputs import Picture, Pictures, Texts
@@ -86,15 +86,15 @@ class Model:
         self._expect("similarity", "embed_texts")
         return self.embed_images(images) @ self.embed_texts(texts).T
 
-    def score(self, images: Pictures | Iterable[Record], texts: Texts, *, progress: bool = True) -> np.ndarray:
+    def score(self, images: Pictures, texts: Texts, *, progress: bool = True) -> np.ndarray:
         """Matching logits f32 [n, m] of n pictures and m texts, by a cross-encoder: one pass of it for each pair.
 
         Above 0 it takes a text for one of the picture. A few hundred pairs a second on a processor: to search many
         pictures, let a dual encoder propose some (`python -m align_jax.rerank`).
 
         Args:
-          images, texts: as `embed_images` and `embed_texts` take them; of a model that is shown stored regions, records
-            of the source to which they belong.
+          images, texts: as `embed_images` and `embed_texts` take them; a model that is shown stored regions needs the
+            records (`align_jax.data.source.Record`) to which they belong.
           progress: whether a bar may appear.
 
         Raises:
@@ -207,7 +207,7 @@ class Model:
         if function not in self.functions:
             raise AlignError(f"{what}: expected a model with {function}, found one with {', '.join(self.functions)}")
 
-    def _of_images(self, function: str, images: Pictures | Iterable[Record], progress: bool) -> np.ndarray:
+    def _of_images(self, function: str, images: Pictures, progress: bool) -> np.ndarray:
         given = inputs.pictures(images)
         with ThreadPoolExecutor(READERS) as pool:
             reading = (pool.map(self._visual, part) for part in inputs.chunks(enumerate(given), AHEAD))
@@ -221,11 +221,11 @@ class Model:
                 function, self.params, self.model_state, batches, count=count, progress=progress
             )  # fmt: skip
 
-    def _visual(self, numbered: tuple[int, Picture | Record]) -> Batch:
+    def _visual(self, numbered: tuple[int, Picture]) -> Batch:
         """What the model is shown of a picture, or of a record: one row."""
         index, given = numbered
         try:
-            return self.embedder.pairs.visual(given if isinstance(given, Record) else inputs.picture(index, given))
+            return self.embedder.pairs.visual(inputs.picture(index, given))
         except BadExample as error:
             raise BadExample(f"image {index} ({inputs.described(given)}): {error}") from error
 

@@ -36,6 +36,11 @@ class Joint:
         """How it sees pictures."""
         return self.shown.view
 
+    @property
+    def protocol(self) -> str:
+        """What the model is shown of an image, in words."""
+        return self.shown.protocol
+
     def image(self, image: Any) -> np.ndarray:
         """The square for evaluation and inference, uint8 [H, W, 3]."""
         return self.view.evaluate(image)

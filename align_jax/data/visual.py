@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +20,11 @@ class Visual(Protocol):
     @property
     def view(self) -> View:
         """How pictures are seen. AlignError where none are."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """`evaluate` in words."""
         ...
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -42,6 +49,11 @@ class Pictures:
     """{"image": uint8 [H, W, 3]}."""
 
     view: View
+
+    @property
+    def protocol(self) -> str:
+        """The square in evaluation."""
+        return self.view.protocol
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A random window."""
@@ -79,6 +91,13 @@ class StoredRegions:
     def view(self) -> View:
         """There is none."""
         raise AlignError("expected a model that sees pictures, found one that is shown stored regions")
+
+    @property
+    def protocol(self) -> str:
+        """How many, and which."""
+        facts = json.dumps(dataclasses.asdict(self.store.facts), sort_keys=True)
+        digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+        return f"the surest {self.most} regions of {self.path} (digest {digest})"
 
     @functools.cached_property
     def store(self) -> RegionStore:
