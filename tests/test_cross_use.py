@@ -15,6 +15,11 @@ from align_jax import run as runs
 from align_jax import sharding
 from align_jax.evals.pair_scores import PairScores
 from align_jax.evaluate import evaluate_checkpoint
+from align_jax.searching.collection import open_collection
+from align_jax.searching.engine import Engine, Query
+from align_jax.searching.index import open_index
+from align_jax.searching.reranker import Reranker
+from align_jax.searching.results import Pages, as_json
 from align_jax.types import AlignError
 
 TEXTS = ["a red cross", "blue line", "a red cross"]
@@ -106,3 +111,26 @@ def test_the_verb_measures_and_goes_on(finished_run, cross, tmp_path):
         for result, other in zip(found["rows"][0]["results"], found["rows"][4]["results"], strict=True)
     ]
     assert "Cost against K" in (tmp_path / "rerank.html").read_text("utf-8")
+
+
+def test_a_search_can_be_re_ranked(finished_run, model, tmp_path):
+    dual = align_jax.load(finished_run / "export")
+    options = {"name": "manifest", "path": str(finished_run.parent / "pairs.jsonl")}
+    collection = open_collection(dual, options, workdir=tmp_path, folder=None)
+    index = open_index(dual, collection, "exact", {}, threads=1)
+    plain = Engine(dual, collection, index).search(Query(text="red cross", count=16))
+    engine = Engine(dual, collection, index, Reranker(model, collection.source, 5))
+    found = engine.search(Query(text="red cross", count=16))
+    first = [hit.row for hit in plain.hits[:5]]
+    matches = model.score([collection.source[row].image for row in first], "red cross")[:, 0]
+    assert [hit.row for hit in found.hits[:5]] == [first[i] for i in np.argsort(-matches)]
+    np.testing.assert_allclose([hit.match for hit in found.hits[:5]], np.sort(matches)[::-1], atol=1e-5)
+    assert found.hits[5:] == plain.hits[5:] and found.milliseconds["re-ranking"] > 0
+    assert as_json(found)["results"][0]["match"] == found.hits[0].match
+    assert 'class="match"' in Pages(engine).answer(found)
+    few = engine.search(Query(text="red cross", count=2))
+    assert few.hits == found.hits[:2], "more are looked at than are shown"
+    apart = engine.search(Query(text="red cross", without="line", count=3))
+    assert [hit.match for hit in apart.hits] == [None] * 3, "a query of several parts is the dual encoder's own"
+    with pytest.raises(AlignError, match="--rerank: expected a cross-encoder, with image_tokens; found"):
+        Reranker(dual, collection.source, 5)
