@@ -25,11 +25,12 @@ AHEAD = 16  # pictures, of which twice as many are held whole; of the others onl
 class Model:
     """A trained model, to embed pictures and texts with and to compare them. `align_jax.load` makes one.
 
-    Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images or arrays uint8 [H, W, 3] of
-    any size, one or many, in a list or one by one from a generator. Texts are one str or many. What is given is
-    embedded in batches, with a progress bar where that takes more than five seconds; rows come in the order of what was
-    given. Whatever stands beside a picture or a text, its row is the same; in a batch of another number of rows, for
-    which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the models of the tests).
+    Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images, arrays uint8 [H, W, 3] of
+    any size, or records of a source, one or many, in a list or one by one from a generator. Texts are one str or many.
+    What is given is embedded in batches, with a progress bar where that takes more than five seconds; rows come in the
+    order of what was given. Whatever stands beside a picture or a text, its row is the same; in a batch of another
+    number of rows, for which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the
+    models of the tests).
 
     A mistake of the caller is an AlignError of one line, a picture that cannot be read a BadExample that names it.
 

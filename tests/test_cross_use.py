@@ -118,8 +118,9 @@ def test_a_search_can_be_re_ranked(finished_run, model, tmp_path):
     options = {"name": "manifest", "path": str(finished_run.parent / "pairs.jsonl")}
     collection = open_collection(dual, options, workdir=tmp_path, folder=None)
     index = open_index(dual, collection, "exact", {}, threads=1)
-    plain = Engine(dual, collection, index).search(Query(text="red cross", count=16))
     engine = Engine(dual, collection, index, Reranker(model, collection.source, 5))
+    engine.warm_up()
+    plain = Engine(dual, collection, index).search(Query(text="red cross", count=16))
     found = engine.search(Query(text="red cross", count=16))
     first = [hit.row for hit in plain.hits[:5]]
     matches = model.score([collection.source[row].image for row in first], "red cross")[:, 0]

@@ -79,6 +79,8 @@ class Engine:
         row = self._text("a", "text", [])
         for k in (Query.count, MOST):
             self.index.searchable.search(row, k)
+        if self._reranker:
+            self._reranker("a", self.collection.rows[: self._reranker.top].tolist())
 
     def search(self, query: Query) -> Answer:
         """The nearest pictures. AlignError, in words for the one who asked, for a query that cannot be answered."""
