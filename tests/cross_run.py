@@ -34,9 +34,12 @@ def config(manifest: Path) -> ConfigDict:
     })  # fmt: skip
 
 
-def write(manifest: Path, workdir: Path) -> Path:
-    """The work directory."""
+def write(manifest: Path, workdir: Path, *, regions: dict | None = None) -> Path:
+    """The work directory. `regions`: a section of `config.data`; the model is shown these and no pictures."""
     own = config(manifest)
+    if regions is not None:
+        own.data.regions = regions
+        del own.task["image"]
     parts = runs.prepare(own, workdir, sources.make(**own.data.source))
     files.write_json(workdir / "config.json", configs.plain(own))
     with jax.set_mesh(parts.mesh), Checkpoints(workdir / "checkpoints", **own.checkpoint) as checkpoints:

@@ -1,18 +1,23 @@
 """A cross-encoder in use: `align_jax.load`, `Model.score`, its evaluator, and the verb that measures re-ranking."""
 
 import json
+from pathlib import Path
 
 import cross_run
 import jax
 import numpy as np
 import pytest
+import region_writers
 import shapes_run
+from known_model import write_manifest
 from PIL import Image
+from test_regions import convert
 
 import align_jax
 from align_jax import config as configs
+from align_jax import evals, sharding
 from align_jax import run as runs
-from align_jax import sharding
+from align_jax.data import source as sources
 from align_jax.evals.pair_scores import PairScores
 from align_jax.evaluate import evaluate_checkpoint
 from align_jax.searching.collection import open_collection
@@ -135,3 +140,29 @@ def test_a_search_can_be_re_ranked(finished_run, model, tmp_path):
     assert [hit.match for hit in apart.hits] == [None] * 3, "a query of several parts is the dual encoder's own"
     with pytest.raises(AlignError, match="--rerank: expected a cross-encoder, with image_tokens; found"):
         Reranker(dual, collection.source, 5)
+
+
+def test_stored_regions_are_scored_by_their_records(tmp_path):
+    given = region_writers.images(5)
+    region_writers.openvqa_npz(tmp_path / "given.npz", given)
+    convert("npz", tmp_path / "given.npz", tmp_path / "regions")
+    keys = [*given, "nobody"]
+    rows = [{"id": key, "image": "none.png", "text": f"a scene of {number}"} for number, key in enumerate(keys)]
+    source = write_manifest(tmp_path, rows)
+    section = {"path": str(tmp_path / "regions"), "width": region_writers.WIDTH, "most": 4}
+    model = align_jax.load(cross_run.write(Path(source["path"]), tmp_path / "run", regions=section))
+    records = [sources.make(**source)[number] for number in range(5)]
+    scores = model.score(records, ["a scene of 0", "a scene of 1"])
+    assert scores.shape == (5, 2) and len(np.unique(scores)) == 10
+    assert np.array_equal(model.score(records[3], "a scene of 1"), model.score(records[3:4], "a scene of 1"))
+    with pytest.raises(AlignError, match="expected records whose regions are stored, found a picture alone"):
+        model.score(str(tmp_path / "none.png"), "a")
+    assert "the surest 4 regions of" in repr(model)
+    made = evals.make(
+        {"r": {"kind": "scored_retrieval", "source": source}}, model.embedder, functions=model.functions,
+        workdir=tmp_path,
+    )  # fmt: skip
+    with jax.set_mesh(model.mesh):
+        found = [result for evaluator in made for result in evaluator.run(model.params, model.model_state)]
+    assert found[0].n == 5 and "1 images left out: nobody (" in found[0].protocol
+    assert f"the surest 4 regions of {section['path']} (digest " in found[0].protocol

@@ -109,7 +109,7 @@ def parts(
     else:
         shown = call(visuals.regions, regions, where="config.data.regions")
         if source is not None:
-            _ = shown.store  # found before a compilation
+            _ = shown.stores  # found before a compilation
     others = None if source is None else call(Negatives, negatives, where="config.data.negatives", source=source)
     return {
         "tokenizer": call(vocabularies.tokenizer, vocab, where="config.data.vocab", source=source, folder=folder),

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +81,7 @@ class StoredRegions:
     The surest `most` of an image; where there are fewer, the rest is zero, labelled -1 and not in the mask.
     """
 
-    path: str  # of a store (data/region_store.py)
+    paths: tuple[str, ...]  # of stores (data/region_store.py), as of several splits; a key is looked up in turn
     width: int  # F
     classes: int  # C; 0: labels take no part
     most: int = 100  # R
@@ -95,26 +96,27 @@ class StoredRegions:
     @property
     def protocol(self) -> str:
         """How many, and which."""
-        facts = json.dumps(dataclasses.asdict(self.store.facts), sort_keys=True)
+        facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
         digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
-        return f"the surest {self.most} regions of {self.path} (digest {digest})"
+        return f"the surest {self.most} regions of {', '.join(self.paths)} (digest {digest})"
 
     @functools.cached_property
-    def store(self) -> RegionStore:
+    def stores(self) -> tuple[RegionStore, ...]:
         """Opened when first asked for: a model of such a run can be loaded where its regions are not."""
-        if not self.path:
+        if not self.paths:
             raise AlignError(
                 "config.data.regions.path: expected a folder of align_jax.regions, found none; give one, or leave "
                 "config.data.regions out to read pictures"
             )
-        store = RegionStore(self.path)
-        classes = store.facts.class_count
-        if store.width != self.width or (self.classes and classes != self.classes):
-            raise AlignError(
-                f"config.data.regions: expected width={store.width} and classes={classes} as in {self.path}, found "
-                f"{self.width} and {self.classes}"
-            )
-        return store
+        found = tuple(RegionStore(path) for path in self.paths)
+        for path, store in zip(self.paths, found, strict=True):
+            width, classes = store.width, store.facts.class_count
+            if width != self.width or (self.classes and classes != self.classes):
+                raise AlignError(
+                    f"config.data.regions: expected width={width} and classes={classes} as in {path}, found "
+                    f"{self.width} and {self.classes}"
+                )
+        return found
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """As in evaluation."""
@@ -124,7 +126,8 @@ class StoredRegions:
         """Those of a record."""
         if not isinstance(item, Record):
             raise AlignError("expected records whose regions are stored, found a picture alone")
-        found = self.store[key_of(item.id, self.key)]
+        key = key_of(item.id, self.key)
+        found = next((store for store in self.stores if key in store), self.stores[0])[key]
         found.check(width=self.width, classes=self.classes)
         found = found.best(self.most)
         row, count = self.blank(), len(found)
@@ -161,11 +164,11 @@ def pictures(*, resize: int | None, crop: int | None, flip: bool = False, resamp
 
 
 def regions(
-    *, path: str, width: int, classes: int = 0, most: int = 100, key: str = "id", soft: bool = False
+    *, path: str | Sequence[str], width: int, classes: int = 0, most: int = 100, key: str = "id", soft: bool = False
 ) -> StoredRegions:
-    """Of `config.data.regions`: fields of `StoredRegions`. `classes` 0: no labels, and no loss on them.
+    """Of `config.data.regions`: fields of `StoredRegions`, `path` one store or several.
 
-    `most`: the paper's 100; 36 is its ablation.
+    `classes` 0: no labels, and no loss on them. `most`: the paper's 100; 36 is its ablation.
     """
     if width < 1 or classes < 0 or most < 1 or (soft and not classes):
         raise AlignError(
@@ -173,4 +176,5 @@ def regions(
             f"found {width}, {most} and {classes}"
         )
     check_rule(key, where="config.data.regions.key")
-    return StoredRegions(path, width, classes, most, key, soft)
+    paths = (path,) if isinstance(path, str) and path else tuple(path)
+    return StoredRegions(paths, width, classes, most, key, soft)
