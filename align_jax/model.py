@@ -11,7 +11,7 @@ import numpy as np
 
 from align_jax import inputs, sharding, zero_shot
 from align_jax import run as runs
-from align_jax.data.source import BadExample, Record
+from align_jax.data.source import BadExample
 from align_jax.evals.embedding import READERS, begun, stacked
 from align_jax.evals.pair_scores import IMAGES, NEEDS, Scorer
 from align_jax.inputs import Picture, Pictures, Texts
@@ -25,11 +25,12 @@ AHEAD = 16  # pictures, of which twice as many are held whole; of the others onl
 class Model:
     """A trained model, to embed pictures and texts with and to compare them. `align_jax.load` makes one.
 
-    Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images or arrays uint8 [H, W, 3] of
-    any size, one or many, in a list or one by one from a generator. Texts are one str or many. What is given is
-    embedded in batches, with a progress bar where that takes more than five seconds; rows come in the order of what was
-    given. Whatever stands beside a picture or a text, its row is the same; in a batch of another number of rows, for
-    which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the models of the tests).
+    Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images, arrays uint8 [H, W, 3] of
+    any size, or records of a source, one or many, in a list or one by one from a generator. Texts are one str or many.
+    What is given is embedded in batches, with a progress bar where that takes more than five seconds; rows come in the
+    order of what was given. Whatever stands beside a picture or a text, its row is the same; in a batch of another
+    number of rows, for which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the
+    models of the tests).
 
     A mistake of the caller is an AlignError of one line, a picture that cannot be read a BadExample that names it.
 
@@ -86,15 +87,15 @@ class Model:
         self._expect("similarity", "embed_texts")
         return self.embed_images(images) @ self.embed_texts(texts).T
 
-    def score(self, images: Pictures | Iterable[Record], texts: Texts, *, progress: bool = True) -> np.ndarray:
+    def score(self, images: Pictures, texts: Texts, *, progress: bool = True) -> np.ndarray:
         """Matching logits f32 [n, m] of n pictures and m texts, by a cross-encoder: one pass of it for each pair.
 
         Above 0 it takes a text for one of the picture. A few hundred pairs a second on a processor: to search many
         pictures, let a dual encoder propose some (`python -m align_jax.rerank`).
 
         Args:
-          images, texts: as `embed_images` and `embed_texts` take them; of a model that is shown stored regions, records
-            of the source to which they belong.
+          images, texts: as `embed_images` and `embed_texts` take them; a model that is shown stored regions needs the
+            records (`align_jax.data.source.Record`) to which they belong.
           progress: whether a bar may appear.
 
         Raises:
@@ -207,7 +208,7 @@ class Model:
         if function not in self.functions:
             raise AlignError(f"{what}: expected a model with {function}, found one with {', '.join(self.functions)}")
 
-    def _of_images(self, function: str, images: Pictures | Iterable[Record], progress: bool) -> np.ndarray:
+    def _of_images(self, function: str, images: Pictures, progress: bool) -> np.ndarray:
         given = inputs.pictures(images)
         with ThreadPoolExecutor(READERS) as pool:
             reading = (pool.map(self._visual, part) for part in inputs.chunks(enumerate(given), AHEAD))
@@ -221,11 +222,11 @@ class Model:
                 function, self.params, self.model_state, batches, count=count, progress=progress
             )  # fmt: skip
 
-    def _visual(self, numbered: tuple[int, Picture | Record]) -> Batch:
+    def _visual(self, numbered: tuple[int, Picture]) -> Batch:
         """What the model is shown of a picture, or of a record: one row."""
         index, given = numbered
         try:
-            return self.embedder.pairs.visual(given if isinstance(given, Record) else inputs.picture(index, given))
+            return self.embedder.pairs.visual(inputs.picture(index, given))
         except BadExample as error:
             raise BadExample(f"image {index} ({inputs.described(given)}): {error}") from error
 

@@ -38,7 +38,7 @@ class Joint:
 
     @property
     def protocol(self) -> str:
-        """What it is shown of an image, in words."""
+        """What the model is shown of an image, in words."""
         return self.shown.protocol
 
     def image(self, image: Any) -> np.ndarray:

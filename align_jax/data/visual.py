@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -52,7 +54,7 @@ class Pictures:
 
     @property
     def protocol(self) -> str:
-        """The window."""
+        """The square in evaluation."""
         return self.view.protocol
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -94,8 +96,10 @@ class StoredRegions:
 
     @property
     def protocol(self) -> str:
-        """How many there are at most."""
-        return f"the {self.most} surest stored regions"
+        """How many, and which."""
+        facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
+        digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+        return f"the surest {self.most} regions of {', '.join(self.paths)} (digest {digest})"
 
     @functools.cached_property
     def stores(self) -> tuple[RegionStore, ...]:
