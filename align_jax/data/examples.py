@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from align_jax.data import labelled, masked, pairs
+from align_jax.data import labelled, masked, pairs, ranked
 from align_jax.data.source import Record
 from align_jax.data.views import View
 
@@ -57,4 +57,6 @@ class Examples(Protocol):
 
 
 # Made of the training source, or None, of the run's folder, and of their own keys of `config.data`.
-KINDS: dict[str, Callable[..., Examples]] = {"pairs": pairs.make, "labelled": labelled.make, "masked": masked.make}
+KINDS: dict[str, Callable[..., Examples]] = {
+    "pairs": pairs.make, "labelled": labelled.make, "masked": masked.make, "ranked": ranked.make,
+}  # fmt: skip

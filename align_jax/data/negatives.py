@@ -4,87 +4,66 @@ Both come from records by their places in the source, so that a table that a mod
 draw. What shows the same thing, by its group or by one of its texts, is never a negative.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from align_jax.data.hard_negatives import HardNegatives
 from align_jax.data.source import BadExample, Record, Source
 from align_jax.types import AlignError
 
 ATTEMPTS = 100
-COLUMNS = ("id", "texts", "images")  # of a table: a record, texts that are near its image, records near its texts
 
 
 class Negatives:
     """Of the records of one source."""
 
     def __init__(self, source: Source, *, path: str = "", hard: float = 1.0):
-        """`path`: a parquet file as `align_jax.mine` writes it; empty: none. `hard`: how often a record that is in it
-        gets its negative from there."""
+        """`path`: a table of hard negatives, as `align_jax.mine` writes it; empty: none. `hard`: how often a record
+        gets its negative from there; one of which the table has none, or no other, gets a random one.
+        """
         if not 0 <= hard <= 1:
             raise AlignError(f"config.data.negatives.hard: expected a share of 0 to 1, found {hard}")
-        self._source, self._hard = source, hard if path else 0.0
-        self._texts: Mapping[str, Sequence[str]] = {}
-        self._images: Mapping[str, Sequence[str]] = {}
-        self._places: Mapping[str, int] = {}
-        if path:
-            self._texts, self._images = read(path)
-            self._places = {name.as_py(): index for index, name in enumerate(source.ids())}
-            if not self._texts.keys() & self._places.keys():
-                raise AlignError(
-                    f"config.data.negatives.path: expected negatives of records of config.data.source, found none in "
-                    f"{path}; mine them from this source"
-                )
+        self._source, self._hard = source, hard
+        self._mined = HardNegatives(path, source) if path else None
 
-    def text(self, record: Record, rng: np.random.Generator) -> str:
-        """A text that does not belong to the record's image."""
-        own = {_plain(text) for text in record.texts}
-        mined = self._texts.get(record.id, ())
+    def text(self, record: Record, rng: np.random.Generator, *, without: Collection[str] = ()) -> str:
+        """A text that does not belong to the record's image and is none of `without`."""
+        taken = {plain(text) for text in (*record.texts, *without)}
+        if self._mined is not None and rng.random() < self._hard:
+            mined = [text for text in self._mined.texts(record.id) if plain(text) not in taken]
+            if mined:
+                return mined[rng.integers(len(mined))]
         for _ in range(ATTEMPTS):
-            if mined and rng.random() < self._hard:
-                text = mined[rng.integers(len(mined))]
-            else:
-                other = self._source.about(int(rng.integers(len(self._source))))
-                texts = [text for text in other.texts if text.strip()]
-                if not texts or other.group == record.group or other.id == record.id:
-                    continue
-                text = texts[rng.integers(len(texts))]
-            if _plain(text) not in own:
+            other = self._source.about(int(rng.integers(len(self._source))))
+            texts = [text for text in other.texts if text.strip()]
+            if not texts or other.group == record.group or other.id == record.id:
+                continue
+            text = texts[rng.integers(len(texts))]
+            if plain(text) not in taken:
                 return text
         raise BadExample("no negative text found")
 
-    def image(self, record: Record, text: str, rng: np.random.Generator) -> Record:
-        """A record to whose image the text, one of `record`, does not belong."""
-        mined = [name for name in self._images.get(record.id, ()) if name in self._places]
-        for _ in range(ATTEMPTS):
-            if mined and rng.random() < self._hard:
-                place = self._places[mined[rng.integers(len(mined))]]
-            else:
-                place = int(rng.integers(len(self._source)))
+    def image(self, record: Record, text: str, rng: np.random.Generator, *, without: Collection[str] = ()) -> Record:
+        """A record to whose image the text, one of `record`, does not belong; its id is none of `without`."""
+
+        def fits(place: int) -> bool:
             other = self._source.about(place)
-            if other.group == record.group or other.id == record.id:
-                continue
-            if _plain(text) not in {_plain(one) for one in other.texts}:
+            if other.group == record.group or other.id == record.id or other.id in without:
+                return False
+            return plain(text) not in map(plain, other.texts)
+
+        if self._mined is not None and rng.random() < self._hard:
+            for place in rng.permutation(self._mined.images(record.id)).astype(np.int64).tolist():
+                if fits(place):
+                    return self._source[place]
+        for _ in range(ATTEMPTS):
+            place = int(rng.integers(len(self._source)))
+            if fits(place):
                 return self._source[place]
         raise BadExample("no negative image found")
 
 
-def read(path: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """({record: texts}, {record: records}) of a table. AlignError where it is none."""
-    if not Path(path).is_file():
-        raise AlignError(f"config.data.negatives.path: expected a file of align_jax.mine, found no {path}")
-    try:
-        table = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
-    except Exception as error:  # pyarrow raises its own kinds for what is no parquet, KeyError for missing columns
-        raise AlignError(
-            f"config.data.negatives.path: expected a parquet file with columns {', '.join(COLUMNS)}, found none in "
-            f"{path} ({' '.join(str(error).split())})"
-        ) from error
-    ids = table["id"]
-    return dict(zip(ids, table["texts"], strict=True)), dict(zip(ids, table["images"], strict=True))
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """By which texts are equal."""
     return " ".join(text.lower().split())

@@ -154,9 +154,11 @@ class ImageBert(nn.Module):
         seen = jnp.concatenate([one, present, one, mask[:, 1:].astype(bool)], axis=1)
         return self.text_tower.encode(x, seen, keys=fold(keys, 3))
 
-    def score(self, tokens: jax.Array, present: jax.Array, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        """The logit [B] that image and text belong together, of tokens as `tokens` makes them, in inference."""
-        return self.match(self.join(tokens, present, ids, mask))
+    def score(
+        self, tokens: jax.Array, present: jax.Array, ids: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """The logit [B] that image and text belong together, of tokens as `tokens` makes them; else as `join`."""
+        return self.match(self.join(tokens, present, ids, mask, keys=keys))
 
     def match(self, hidden: jax.Array) -> jax.Array:
         """hidden [B, S, width] -> the logit [B] that image and text belong together, from [CLS]."""
