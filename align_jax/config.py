@@ -8,9 +8,12 @@ config stands beside the run.
 import difflib
 import inspect
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ NAMES = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers"
          bool: ("True or False", "True or False each"), dict: ("a section", "sections"),
          Mapping: ("a section", "sections"), types.NoneType: ("None", "None each")}  # fmt: skip
 LISTS = (list, tuple, Sequence)
+STEPS = re.compile(r"(?P<steps>\d+)|(?P<epochs>\d+|\d*\.\d+) epochs?")
+OF_STAGE = re.compile(r"stages\[(?P<number>\d+)\]\.(?P<key>.+)")  # as ml_collections spells it on the command line
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
@@ -120,12 +125,27 @@ def check(config: Config) -> None:
     except OSError as error:  # ml_collections tells of a config file that is not there when it is first used
         raise AlignError(f"--config: {str(error).splitlines()[-1].strip()}") from error
     check_keys(dict.fromkeys(keys), SECTIONS, SECTIONS, where="config")
-    for key in ("steps", "batch_size", "log_every", "steps_ahead"):
+    steps(config["steps"])
+    for key in ("batch_size", "log_every", "steps_ahead"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise AlignError(f"config.{key}: expected a whole number of at least 1, found {config[key]!r}")
     for key in ("seed", "evaluate_every"):
         if not isinstance(config[key], int) or config[key] < 0:
             raise AlignError(f"config.{key}: expected a whole number of at least 0, found {config[key]!r}")
+
+
+def steps(said: int | str, *, records: int = 1, batch_size: int = 1) -> int:
+    """The number of steps that `config.steps` says: "17 epochs" are as many as read 17 times `records` rows, or one.
+
+    A text may also be a whole number: it is what --config.steps=50 makes of a text. (An override has the type of what
+    it overrides, so "17 epochs" must stand in the config file, or in a stage; a number can then take its place.)
+    """
+    match = STEPS.fullmatch(str(said)) if fits(said, int | str) else None
+    if match is None or not Fraction(match["steps"] or match["epochs"]):
+        raise AlignError(f"config.steps: expected a whole number of at least 1 or '<number> epochs', found {said!r}")
+    if match["steps"]:
+        return int(match["steps"])
+    return max(math.ceil(Fraction(match["epochs"]) * records / batch_size), 1)
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -134,9 +154,17 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def override(config: Config, values: Mapping[str, Any], *, where: str) -> Config:
-    """A copy with other values: dotted key -> value, each key being one that the config has."""
+    """A copy with other values: dotted key -> value, each key being one that the config has.
+
+    "stages[1].optim.learning_rate" is a key of the second stage, whether the stage names it already or not.
+    """
     own: Config = ConfigDict(plain(config))
     for key, value in values.items():
+        if of_stage := OF_STAGE.fullmatch(key):
+            if int(of_stage["number"]) >= len(own.stages):
+                raise AlignError(f"{where}: expected a key of one of {len(own.stages)} stages, found {key!r}")
+            own.stages[int(of_stage["number"])][of_stage["key"]] = value
+            continue
         node: Config = own
         *parents, last = key.split(".")
         for parent in parents:

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from align_jax import config as configs
-from align_jax import files, provenance, published, report, train, warm_start
+from align_jax import files, provenance, report, stages, train, warm_start
 from align_jax import run as runs
 from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
@@ -40,26 +40,22 @@ def run(config: Config, workdir: Path, *, wait: float = 300.0) -> int:
     """
     configs.check(config)
     begin = configs.call(warm_start.make, config.init, where="config.init")
-    first = runs.stage_configs(config, workdir)[0][1]
-    config = published.as_before(config, first / "config.json")
-    stages = runs.stage_configs(config, workdir)
-    for stage, folder in stages:
-        configs.refuse_other(stage, folder / "config.json")
-    opened = [sources.make(**stage.data.source) for stage, _ in stages]
+    config = stages.as_before(config, workdir)
+    chain = stages.opened(config, workdir)
     facts = {"workdir": str(workdir.absolute())}
-    for (_, folder), source in zip(stages, opened, strict=True):
-        provenance.refuse_other_data(source, folder / "run.json")
+    for stage in chain:
         # Hosts that do not see the same folder would start from different steps, or read different records.
-        facts[f"last checkpoint in {folder}"] = str(latest(folder / "checkpoints"))
-        facts[f"digest of the data of {folder}"] = provenance.digest(source)
-    start(configs.flat(configs.plain(config)) | facts, seconds=wait)
-    if latest(first / "checkpoints") is None:  # a run that goes on has its towers, wherever they came from
-        config = published.fitted(config, begin.towers)
-        stages = runs.stage_configs(config, workdir)
-    for (stage, folder), source in zip(stages, opened, strict=True):
-        if folder != first:
-            begin = configs.call(warm_start.make, stage.init, where="config.init")
-        if not _run(stage, folder, source, begin):
+        facts[f"last checkpoint in {stage.folder}"] = str(latest(stage.folder / "checkpoints"))
+        facts[f"digest of the data of {stage.folder}"] = provenance.digest(stage.source)
+    at = max((number for number, stage in enumerate(chain) if stage.begun), default=0)
+    start(configs.flat(configs.plain(config)) | facts | {"stage": at}, seconds=wait)
+    if latest(chain[0].folder / "checkpoints") is None:  # a run that goes on has its towers, wherever they came from
+        chain = stages.fitted(config, workdir, chain, begin.towers)
+    stages.refuse_other_optimizers(chain)
+    for stage in stages.in_turn(chain, at):
+        if stage is not chain[0]:
+            begin = configs.call(warm_start.make, stage.config.init, where="config.init")
+        if not _run(stage.config, stage.folder, stage.source, begin):
             return PREEMPTED
     return 0
 

@@ -13,8 +13,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from align_jax import config as configs
+from align_jax import stages
 from align_jax.cli import main_of
 from align_jax.config import Config
+from align_jax.data import source as sources
 from align_jax.planning.ask import ask
 from align_jax.planning.topology import Target, parse
 from align_jax.types import AlignError
@@ -55,6 +57,16 @@ def cheapest(config: Config, topology: Target, *, full: bool) -> Config:
     if refused is not None and not compiled:
         raise refused
     raise AlignError(f"{topology.name}: nothing that was tried fits; take a larger slice or a smaller batch")
+
+
+def counted(config: Config) -> Config:
+    """The config with its steps as a number. Only the data can say how many epochs are."""
+    if str(config.steps).isdigit():
+        return configs.override(config, {"steps": int(config.steps)}, where="config")
+    try:
+        return stages.counted(config, sources.make(**config.data.source))
+    except AlignError as error:
+        raise AlignError(f"config.steps: {config.steps}, but {error}; or give a number: --config.steps=1000") from error
 
 
 def estimate(
@@ -111,6 +123,7 @@ def main(_: list[str]) -> None:
     values = flags.FLAGS
     config, topology = values.config, parse(values.topology)
     configs.check(config)
+    config = counted(config)
     if values.sweep:
         config = cheapest(config, topology, full=values.full)
     found = ask(config, topology, full=values.full)

@@ -5,6 +5,7 @@ never run in another tower than their own, and a config may say as little of one
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from align_jax import config as configs
-from align_jax import paths, towers
+from align_jax import paths, tasks, towers
 from align_jax.config import Config
 from align_jax.data import tokenizer_folder
 from align_jax.data.pixels import DEFAULT_PIXELS
@@ -45,6 +46,12 @@ AROUND = {
 DEFAULTS = {"task.pixels": DEFAULT_PIXELS, "data.resample": "bilinear", "task.text_pooling": "cls"}
 
 
+def _around(kind: str, config: Config) -> tuple[str, ...]:
+    """Those of AROUND that the task has: a cross-encoder pools no texts."""
+    pools = tasks.examples(config) == "pairs"
+    return tuple(key for key in AROUND[kind] if pools or key != "task.text_pooling")
+
+
 def fitted(config: Config, found: Towers) -> Config:
     """The config with what it leaves to its towers. AlignError where it names another tower than the source has."""
     own: Config = ConfigDict(configs.plain(config))
@@ -72,7 +79,7 @@ def as_before(config: Config, path: Path) -> Config:
     for kind in FIELDS:
         if own.init[kind] and kind in own.task:
             named = _named(kind, own)
-            for key in (*(f"task.{kind}.{field}" for field in FIELDS[kind]), *AROUND[kind]):
+            for key in (*(f"task.{kind}.{field}" for field in FIELDS[kind]), *_around(kind, config)):
                 if key in before and key not in named:
                     _set(own, key, before[key])
     return own
@@ -120,15 +127,25 @@ def vocabulary(source: Pretrained, config: Config, folder: Path) -> Path | None:
         )
     path = folder / own[0]
     source.files[own[0]](path)
-    if given:
-        for name, save in tokenizer_folder.open_tokenizer(Path(given)).files().items():
-            save(folder / "given")
-            if name != own[0] or (folder / "given").read_bytes() != path.read_bytes():
-                raise AlignError(
-                    f"config.data.vocab.path: expected the vocabulary of {source.where}, found another in {given}; "
-                    "leave it empty (--config.data.vocab.path=), and its own is taken"
-                )
+    refuse_other_vocabulary(
+        path, config, of=source.where, mend="leave it empty (--config.data.vocab.path=), and its own is taken"
+    )
     return path
+
+
+def refuse_other_vocabulary(path: Path, config: Config, *, of: str, mend: str) -> None:
+    """AlignError, with what mends it, where config.data.vocab.path names another vocabulary than the one at `path`."""
+    given = config.data.vocab.get("path")
+    if not given:
+        return
+    written = []  # both as we write them
+    with tempfile.TemporaryDirectory() as folder:
+        for place in (path, Path(given)):
+            for name, save in tokenizer_folder.open_tokenizer(place).files().items():
+                save(Path(folder) / name)
+                written.append((name, (Path(folder) / name).read_bytes()))
+    if written[0] != written[1]:
+        raise AlignError(f"config.data.vocab.path: expected the vocabulary of {of}, found another in {given}; {mend}")
 
 
 def fields(kind: str, tower: EfficientNet | Bert) -> dict[str, Any]:
@@ -150,14 +167,14 @@ def _keys_of(kind: str, source: Pretrained, config: Config) -> dict[str, Any]:
     if kind == "text":
         told["data.vocab.size"] = tower.vocab_size
     own = {f"task.{kind}.{name}": value for name, value in fields(kind, tower).items()}
-    return own | {key: told[key] for key in AROUND[kind] if key in told}
+    return own | {key: told[key] for key in _around(kind, config) if key in told}
 
 
 def _named(kind: str, config: Config) -> dict[str, Any]:
     """Dotted key -> value of what the config says of a tower, and of how it is fed."""
     told = configs.flat(configs.plain(config), prefix="")
     own = {f"task.{kind}.{name}": value for name, value in NAMED[kind](config.task[kind]).items()}
-    return own | {key: told[key] for key in AROUND[kind] if told.get(key) is not None}
+    return own | {key: told[key] for key in _around(kind, config) if told.get(key) is not None}
 
 
 def _another(kind: str, source: Pretrained, config: Config, wrong: Mapping[str, tuple[Any, Any]]) -> AlignError:

@@ -95,7 +95,9 @@ class Run:
 
     def evaluators(self, sections: Mapping[str, Any], folder: Path) -> dict[str, Evaluator]:
         """Evaluators by name, with their sources opened; their files go to `folder`."""
-        made = evals.make(sections, self.embedder, functions=self.task.functions(), workdir=folder)
+        from align_jax.loading import load  # which imports this module
+
+        made = evals.make(sections, self.embedder, functions=self.task.functions(), workdir=folder, load=load)
         return dict(zip(sections, made, strict=True))
 
     def due(self, step: int) -> list[str]:
@@ -153,7 +155,7 @@ class Rows:
 def prepare(config: Config, workdir: Path, source: sources.Source | None, *, vocabulary: Path | None = None) -> Run:
     """Builds the parts; `source` gives the vocabulary, or the classes, that do not stand in `workdir` yet.
 
-    `vocabulary`: that of a published text tower, for a config that names none.
+    `vocabulary`: that of the text tower which the run starts from, for a config that names none.
     """
     data = config.data.to_dict()
     if vocabulary is not None and not data["vocab"].get("path"):
@@ -175,11 +177,7 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None, *, voc
             "config.checkpoint.best: expected a result of an evaluator of config.evals that takes place during "
             f"training ({scheduled or 'none does: set config.evaluate_every'}), found {best!r}"
         )
-    mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
-    task = tasks.make(config)
-    optimizer = configs.call(
-        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
-    )
+    mesh, task, optimizer = _trained(config)
     pairs = make_examples(**given, **{key: value for key, value in data.items() if key not in READING})
     if source is not None:
         for name, save in pairs.files().items():
@@ -188,30 +186,24 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None, *, voc
     return Run(config, workdir, mesh, pairs, task, optimizer, embedder)
 
 
+def abstract(config: Config) -> TrainState:
+    """What the state of a run of this config looks like; costs no memory, and needs no data."""
+    mesh, task, optimizer = _trained(config)
+    with jax.set_mesh(mesh):
+        return states.abstract(task, optimizer, task.dummy_batch(1), mesh=mesh)
+
+
+def _trained(config: Config) -> tuple[jax.sharding.Mesh, Task, Optimizer]:
+    mesh = configs.call(sharding.make_mesh, config.mesh, where="config.mesh")
+    task = tasks.make(config)
+    optimizer = configs.call(
+        optim.make, config.optim, where="config.optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
+    )
+    return mesh, task, optimizer
+
+
 def describe(params: Params) -> str:
     """One line about the size of a model."""
     found = sizes(params)
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in found.items() if count > 1)
     return f"{sum(found.values()) / 1e6:.2f} M parameters: {parts}"
-
-
-def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
-    """[(config, folder)] of each of `config.stages`, or of the one run that a config without stages is.
-
-    A stage is {"name": ..., dotted key: value, ...}: the config with those values, in <workdir>/<name>, starting from
-    the parameters of the stage before.
-    """
-    if not config.stages:
-        return [(config, workdir)]
-    found: list[tuple[Config, Path]] = []
-    for number, stage in enumerate(config.stages):
-        values: dict[str, Any] = dict(stage)
-        name = values.pop("name", f"stage_{number}")
-        own = configs.override(config, {"stages": (), **values}, where=f"config.stages[{number}]")
-        if found:
-            before = found[-1][1]
-            own.init = {"image": "", "text": "", "checkpoints": [{"checkpoint": str(before), "paths": {"": ""}}]}
-            if "vocab" in own.data:
-                own.data.vocab.path = str(before)  # rows of the embedding table keep their meaning
-        found.append((own, workdir / name))
-    return found

@@ -4,7 +4,8 @@ python -m align_jax.sweep --config=configs/align_demo.py --sweep=configs/sweeps/
 
 A sweep is a file whose get_config() names `columns` (title -> name of a result), `seeds`, and `rows`: each a group, a
 name and dotted keys of the config with their values. Each row and seed trains in a folder of its own; the same command
-goes on after a kill, and does nothing when all is done.
+goes on after a kill, and does nothing when all is done. Of a config with stages, the results are those of the last one;
+{"stages[0].skip": True} leaves out the first, and {"stages[1].steps": "2 epochs"} sets a key of the second.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import Any
 from ml_collections import config_flags
 
 from align_jax import config as configs
-from align_jax import files
+from align_jax import files, stages
 from align_jax import main as training
 from align_jax.cli import main_of
 from align_jax.config import Config
@@ -40,12 +41,16 @@ def sweep(config: Config, plan: Config, workdir: Path) -> list[Group] | None:
     configs.check_keys(plan, KEYS, KEYS, where="sweep")
     columns, seeds = dict(plan.columns), tuple(plan.seeds)
     runs = [(row, seed, _config(config, row, number, seed)) for seed in seeds for number, row in enumerate(plan.rows)]
-    unknown = [name for name in columns.values() if name.split("/")[0] not in config.evals]
-    if not runs or not columns or unknown:
+    if not runs or not columns:
         raise AlignError(
-            f"sweep: expected rows, seeds and columns with results of config.evals {sorted(config.evals)}, found "
-            f"{len(plan.rows)}, {len(seeds)} and {unknown or sorted(columns)}"
+            f"sweep: expected rows, seeds and columns, found {len(plan.rows)}, {len(seeds)}, {len(columns)}"
         )
+    for _, _, own in runs:
+        evaluators = stages.stage_configs(own, workdir)[-1][0].evals
+        if unknown := [name for name in columns.values() if name.split("/")[0] not in evaluators]:
+            raise AlignError(
+                f"sweep.columns: expected results of config.evals {sorted(evaluators)}, found {unknown[0]!r}"
+            )
     _refuse_same_names(plan.rows)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     folders: dict[str, Path] = {}  # rows with the same config are one run
@@ -55,14 +60,16 @@ def sweep(config: Config, plan: Config, workdir: Path) -> list[Group] | None:
         named = workdir / f"{_folder(row)}-{seed}"
         folder = folders.setdefault(json.dumps(configs.plain(own), sort_keys=True), named)
         done = folder / "done.json"
-        configs.refuse_other(own, folder / "config.json")
-        if not done.exists():
+        if done.exists():
+            stages.opened(stages.as_before(own, folder), folder)  # which refuses those of other configs and data
+        else:
             left = (time.monotonic() - begun) / trained * (len(runs) - number) if trained else None
             print(f"sweep: {number + 1} of {len(runs)}, {row['group']} {row['name']}, seed {seed}"
                   + (f", {duration(left)} left" if left else ""), file=sys.stderr)  # fmt: skip
             if training.run(own, folder):
                 return None
-            files.write_json(done, {r["name"]: r["value"] for r in json.loads((folder / "eval.json").read_text())})
+            last = stages.stage_configs(own, folder)[-1][1]
+            files.write_json(done, {r["name"]: r["value"] for r in json.loads((last / "eval.json").read_text())})
             trained += 1
         results = json.loads(done.read_text())
         missing = [name for name in columns.values() if name not in results]
@@ -91,7 +98,11 @@ def _config(config: Config, row: Config, number: int, seed: int) -> Config:
         if not values.pop(key, ""):
             raise AlignError(f"sweep.rows[{number}]: missing key {key!r}; name what the run shows")
     own = configs.override(config, {"seed": seed, **values}, where=f"sweep.rows[{number}]")
-    configs.check(own)
+    try:
+        configs.check(own)
+        stages.stage_configs(own, Path())
+    except AlignError as error:
+        raise AlignError(f"sweep.rows[{number}]: {error}") from error
     return own
 
 
@@ -110,9 +121,15 @@ def _write(groups: list[Group], columns: dict[str, str], config: Config, workdir
         for group in groups for row in group.rows
     ]  # fmt: skip
     files.write_json(workdir / "sweep.json", rows)
-    facts = f"{config.steps:,} steps of {config.batch_size:,} pairs each"
+    facts = ", then ".join(_length(stage) for stage, _ in stages.stage_configs(config, workdir))
     page = render(groups, facts=facts, measured=columns)
     files.write(workdir / "sweep.html", lambda partial: partial.write_text(page, "utf-8"))
+
+
+def _length(config: Config) -> str:
+    """Of a run; that of a row on other data may be another number of steps, as long as this says epochs."""
+    steps = config.steps if isinstance(config.steps, str) else f"{config.steps:,} steps"
+    return f"{steps} of {config.batch_size:,} pairs each"
 
 
 def table(groups: list[Group]) -> str:

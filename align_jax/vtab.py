@@ -34,7 +34,7 @@ from align_jax.data.vtab import SPLITS, TASKS
 from align_jax.hosts.start import start
 from align_jax.loading import load
 from align_jax.metrics import duration
-from align_jax.run import stage_configs
+from align_jax.stages import stage_configs
 from align_jax.tuning import random_search
 from align_jax.tuning.scores import Scores, markdown, summary
 from align_jax.types import AlignError

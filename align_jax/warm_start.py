@@ -14,11 +14,16 @@ import numpy as np
 from absl import logging
 
 from align_jax import paths, published
+from align_jax.checkpoint import Checkpoints, latest
 from align_jax.config import Config
+from align_jax.config import load as config_of
+from align_jax.data import tokenizer_folder
 from align_jax.loading import load
 from align_jax.portable import opened
 from align_jax.state import TrainState
-from align_jax.types import AlignError
+from align_jax.types import AlignError, PyTree
+
+WORDS = "text_tower/word_embedding/embedding"  # the table whose rows mean pieces of a vocabulary
 
 
 def make(*, image: str = "", text: str = "", checkpoints: Sequence[Mapping[str, Any]] = ()) -> "Start":
@@ -28,18 +33,60 @@ def make(*, image: str = "", text: str = "", checkpoints: Sequence[Mapping[str, 
       image, text: a published tower, by file, folder or hub name; empty: none.
       checkpoints: entries {"checkpoint": a work directory or an export, "paths": {from: to, ..}}: the parameters (and
         the model state) below `from` there replace those below `to` here; "" is everything. Shapes must agree and
-        nothing below either may be left over. They come after the towers.
+        nothing below either may be left over. They come after the towers. Where a run keeps averaged weights, these
+        are what it gives.
+
+        An entry that gives the word embedding of a text tower gives its vocabulary too, as `text` does: the run takes
+        it where config.data.vocab.path is empty, and refuses another there.
+
+        {"checkpoint": a work directory, "paths": {"": ""}, "optimizer": True}, alone, also goes on with the state of
+        that run's optimizer, of its last checkpoint: the moments (with Adam's count of the steps in them), the moving
+        average, and the weights as they were trained, not averaged. Both runs must train the same parameters by the
+        same kind of optimizer; its numbers may differ. Steps, and with them the learning rate, are counted anew.
     """
     for entry in checkpoints:
-        if set(entry) != {"checkpoint", "paths"}:
+        if set(entry) - {"optimizer"} != {"checkpoint", "paths"}:
             raise AlignError(
                 f"config.init.checkpoints: expected entries with checkpoint and paths, found {sorted(entry)}"
             )
-        if not (Path(entry["checkpoint"]) / "config.json").exists():
-            raise AlignError(
-                f"config.init.checkpoints: expected a run or an export, found none in {entry['checkpoint']}"
-            )
+        folder = Path(entry["checkpoint"])
+        if not (folder / "config.json").exists():
+            raise AlignError(f"config.init.checkpoints: expected a run or an export, found none in {folder}")
+        kept = entry.get("optimizer", False)
+        if not isinstance(kept, bool):
+            raise AlignError(f"config.init.checkpoints: expected 'optimizer' to be True or False, found {kept!r}")
+        if kept:
+            if len(checkpoints) > 1 or dict(entry["paths"]) != {"": ""}:
+                raise AlignError(
+                    "config.init.checkpoints: expected an entry with 'optimizer' to be the only one and its paths to "
+                    f"be {{'': ''}}, found {len(checkpoints)} entries, its paths {dict(entry['paths'])}"
+                )
+            if latest(folder / "checkpoints") is None:
+                raise AlignError(
+                    f"config.init.checkpoints: expected a run, whose checkpoints have the optimizer's state, found no "
+                    f"finished one in {folder}; leave 'optimizer' out to begin with a fresh one"
+                )
     return Start({kind: name for kind, name in (("image", image), ("text", text)) if name}, tuple(checkpoints))
+
+
+def refuse_other_state(here: PyTree, there: PyTree, origin: str) -> None:
+    """Refuses to go on with the optimizer's state of the run in `origin` where its arrays, or its kind, are others."""
+    ours, theirs = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+        for leaves, _ in map(jax.tree_util.tree_flatten_with_path, (here, there))
+    )
+    differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    if differing:
+        shapes = f"{differing[0]} of shape {ours.get(differing[0])} here and {theirs.get(differing[0])} there"
+        found = f"{len(differing)} arrays that differ, such as {shapes}"
+    elif jax.tree.structure(here) != jax.tree.structure(there):
+        found = "another config.optim.name or clip_norm"
+    else:
+        return
+    raise AlignError(
+        f"config.init.checkpoints: expected the optimizer and the trained parameters of {origin}, whose optimizer's "
+        f"state is to be kept, found {found}; begin with a fresh optimizer (leave 'optimizer' out)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +104,22 @@ class Start:
 
     @contextlib.contextmanager
     def vocabulary(self, config: Config) -> Iterator[Path | None]:
-        """A file with the text tower's own vocabulary, where the config names none; None without such a tower.
+        """A file with the vocabulary of the word embedding that is given; None where none is, or it has none.
 
         AlignError where the config names another.
         """
-        if "text" not in self.names:
-            yield None
-            return
         with tempfile.TemporaryDirectory() as folder:
-            yield published.vocabulary(self.towers["text"], config, Path(folder))
+            tower = self.towers["text"] if "text" in self.names else None
+            found = None if tower is None else published.vocabulary(tower, config, Path(folder))
+            for entry in self.checkpoints if "vocab" in config.data else ():
+                if any(f"{WORDS}/".startswith(f"{goal}/" if goal else "") for goal in entry["paths"].values()):
+                    found = _vocabulary(entry["checkpoint"], config) or found
+            yield found
 
     def __call__(self, state: TrainState) -> TrainState:
         """The state with what is given in place of its own."""
+        if self.checkpoints and self.checkpoints[0].get("optimizer"):
+            return _continued(state, Path(self.checkpoints[0]["checkpoint"]))
         state = published.placed(state, self.towers)
         params, model_state = state.params, state.model_state
         for entry in self.checkpoints:
@@ -80,6 +131,31 @@ class Start:
                 for name, tree in model_state.items()
             }
         return _averaged_anew(dataclasses.replace(state, params=params, model_state=model_state))
+
+
+def _vocabulary(origin: str, config: Config) -> Path | None:
+    """The vocabulary of a run or an export, with which this config must agree; None where it reads no texts."""
+    theirs = config_of(Path(origin) / "config.json").data.get("vocab")
+    if theirs is None:
+        return None
+    path = tokenizer_folder.kept(Path(origin))
+    if path is None:
+        raise AlignError(f"config.init.checkpoints: expected a vocabulary beside the word embedding of {origin}")
+    of = f"{origin}, whose word embedding config.init.checkpoints takes"
+    published.refuse_other_vocabulary(path, config, of=of, mend=f"give --config.data.vocab.path={origin}")
+    ours, theirs = (vocab.get("lowercase", True) for vocab in (config.data.vocab, theirs))
+    if ours != theirs:
+        raise AlignError(f"config.data.vocab.lowercase: expected {theirs}, that of {of}, found {ours}")
+    return path
+
+
+def _continued(state: TrainState, origin: Path) -> TrainState:
+    """The state with the weights, the statistics and the optimizer's state of a run's last checkpoint."""
+    with Checkpoints(origin / "checkpoints", every=1) as checkpoints:
+        found = checkpoints.restore(state)
+    return dataclasses.replace(
+        state, params=found.params, model_state=found.model_state, opt_state=found.opt_state
+    )  # fmt: skip
 
 
 def _averaged_anew(state: TrainState) -> TrainState:

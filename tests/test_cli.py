@@ -57,7 +57,7 @@ def refused(config, workdir, match):
         ("data.source.filter", ({"path": "keep.txt"},), r"filter keep.txt: expected .*keep.txt, found no such file"),
         ("data.source.pth", "", "source 'manifest': unknown key 'pth'; did you mean 'path'"),
         ("mesh.fdsp", 1, "config.mesh: unknown key 'fdsp'; did you mean 'fsdp'"),
-        ("steps", 0, "config.steps: expected a whole number of at least 1, found 0"),
+        ("steps", 0, "config.steps: expected a whole number of at least 1 or '<number> epochs', found 0"),
         ("seed", -1, "config.seed: expected a whole number of at least 0"),
         ("batch_size", 1.5, "config.batch_size: expected a whole number"),
         ("task.name", "aline", r"config.task.name: expected one of \('align', .*\), found 'aline'"),

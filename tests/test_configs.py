@@ -10,8 +10,8 @@ import pytest
 
 from align_jax import config as configs
 from align_jax import optim, sharding, tasks, train
-from align_jax import run as runs
 from align_jax import state as states
+from align_jax.stages import stage_configs
 
 FOLDER = Path(__file__).parent.parent / "configs"
 OTHERS = {*FOLDER.glob("curate_*.py"), FOLDER / "vtab.py"}  # tested by test_curate.py and test_vtab.py
@@ -43,13 +43,13 @@ def test_the_command_stands_on_top(path):
 STAGES = [
     pytest.param(path, number, id=f"{path.stem}-{folder.name}")
     for path in FILES
-    for number, (_, folder) in enumerate(runs.stage_configs(load(path).get_config(), Path(path.stem)))
+    for number, (_, folder) in enumerate(stage_configs(load(path).get_config(), Path(path.stem)))
 ]
 
 
 @pytest.mark.parametrize(("path", "number"), STAGES)
 def test_traces_a_step(path, number):
-    config, _ = runs.stage_configs(load(path).get_config(), Path())[number]
+    config, _ = stage_configs(load(path).get_config(), Path())[number]
     if "finetune" in path.stem:  # their towers are those of align_l2, which is traced as it is
         config.task.image.variant = "b0"
         if config.task.name == "align":
@@ -57,8 +57,9 @@ def test_traces_a_step(path, number):
     config.task.image.scan = True  # the same step, and a fifth of the time to trace 88 blocks
     task = tasks.make(config)
     optimizer = configs.call(
-        optim.make, config.optim, where="optim", steps=config.steps, freeze=(*config.freeze, *task.locked)
-    )
+        optim.make, config.optim, where="optim", steps=configs.steps(config.steps, records=10**6),
+        freeze=(*config.freeze, *task.locked),
+    )  # fmt: skip
     mesh = sharding.make_mesh()
     rows = 8 * (config.task.image.bn_group_size or 1)
     batch = {
@@ -74,7 +75,7 @@ def test_traces_a_step(path, number):
 
 def test_stages_are_those_of_the_paper():
     """facts/align.md section 6."""
-    (head, _), (everything, _) = runs.stage_configs(load(FOLDER / "finetune_imagenet.py").get_config(), Path())
+    (head, _), (everything, _) = stage_configs(load(FOLDER / "finetune_imagenet.py").get_config(), Path())
     assert head.freeze == ["image_tower"] and not everything.freeze
     assert tasks.make(head).locked == ("image_tower/*",) and not tasks.make(everything).locked
     sizes = [(c.data.crop, c.data.eval_crop, c.optim.learning_rate) for c in (head, everything)]
@@ -82,7 +83,7 @@ def test_stages_are_those_of_the_paper():
     assert head.steps == everything.steps == 125_114 and head.optim.boundaries == [37_534, 75_068, 112_603]
     made = configs.call(optim.make, everything.optim, where="optim", steps=everything.steps)
     assert made.groups == (("image_tower", 0.1),)
-    (head, _), (everything, _) = runs.stage_configs(load(FOLDER / "finetune_fine_grained.py").get_config(), Path())
+    (head, _), (everything, _) = stage_configs(load(FOLDER / "finetune_fine_grained.py").get_config(), Path())
     assert [c.optim.learning_rate for c in (head, everything)] == [1e-2, 1e-3]
     assert tasks.make(everything).frozen_statistics and everything.optim.weight_decay == 1e-5
 

@@ -98,7 +98,7 @@ def test_embeddings_are_unit_rows(name):
     one = bench(name, 1)
     fresh = one.fresh()
     functions = {key: fn for key, fn in one.task.functions().items() if key.startswith("embed_")}
-    assert functions
+    assert functions or "score_pairs" in one.task.functions()
     for key, fn in functions.items():
         with jax.set_mesh(one.mesh):
             rows = np.asarray(jax.jit(fn)(fresh.params, fresh.model_state, one.batch))

@@ -13,6 +13,7 @@ import align_jax
 from align_jax import config as configs
 from align_jax import main, paths
 from align_jax import run as runs
+from align_jax.stages import stage_configs
 from align_jax.types import AlignError
 
 
@@ -176,7 +177,7 @@ def test_stages_run_one_after_the_other(config, tmp_path):
         {"name": "two", "optim.learning_rate": 0.0, "freeze": ("image_tower",), "data.source.path": str(other)},
     )
     main.run(config, workdir)
-    (one, at_one), (two, at_two) = runs.stage_configs(config, workdir)
+    (one, at_one), (two, at_two) = stage_configs(config, workdir)
     assert (at_one, at_two) == (workdir / "one", workdir / "two")
     assert configs.load(at_two / "config.json").optim.learning_rate == 0.0
     # Without a learning rate the second stage ends where it began: at the end of the first.

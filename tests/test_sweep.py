@@ -58,7 +58,7 @@ def test_runs_that_are_the_same_train_once_and_what_is_done_stays(config, tmp_pa
     [
         (({"group": "g", "name": "n", "optim.learning_rat": 1.0},), COLUMNS, r"rows\[0\]: unknown key 'optim.learn"),
         (({"group": "g"},), COLUMNS, r"rows\[0\]: missing key 'name'"),
-        (ROWS, {"x": "pears/R@1"}, r"config.evals \['pairs'\], found 3, 1 and \['pears/R@1'\]"),
+        (ROWS, {"x": "pears/R@1"}, r"columns: expected results of config.evals \['pairs'\], found 'pears/R@1'"),
         ((), COLUMNS, "expected rows, seeds and columns"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from align_jax.data import labelled, pairs
+from align_jax.data import labelled, masked, pairs
 from align_jax.data.source import Record
 from align_jax.data.views import View
 
@@ -17,6 +17,11 @@ class Examples(Protocol):
     @property
     def view(self) -> View:
         """How it sees pictures."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """What the model is shown of an image in evaluation, in words."""
         ...
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -52,4 +57,4 @@ class Examples(Protocol):
 
 
 # Made of the training source, or None, of the run's folder, and of their own keys of `config.data`.
-KINDS: dict[str, Callable[..., Examples]] = {"pairs": pairs.make, "labelled": labelled.make}
+KINDS: dict[str, Callable[..., Examples]] = {"pairs": pairs.make, "labelled": labelled.make, "masked": masked.make}

@@ -74,7 +74,9 @@ class WordPiece:
         self.pieces = tuple(pieces)
         self.lowercase = lowercase
         self.vocab_size = len(vocab)
-        self.unknown = vocab["[UNK]"]
+        self.unknown, self.mask = vocab["[UNK]"], vocab["[MASK]"]
+        self.special = np.array([piece in SPECIAL and piece != "[UNK]" for piece in self.pieces])
+        self.continues = np.array([piece.startswith("##") for piece in self.pieces])
         self._cls, self._sep = vocab["[CLS]"], vocab["[SEP]"]
         self._tokenizer = _tokenizer(models.WordPiece(vocab, unk_token="[UNK]"), lowercase)
 

@@ -13,7 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from align_jax.types import AlignError
 
 FILE = "tokenizer.json"
-PADDING = ("<pad>", "[PAD]")
+PADDING, MASK = ("<pad>", "[PAD]"), ("<mask>", "[MASK]")
+STARTS = ("Ġ", "▁")  # of the first piece of a word, in byte-level BPE and in Unigram
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # its special pieces
 
 
@@ -25,8 +26,8 @@ class TokenizerJson:
     the special piece back (Unigram), that piece is left out.
 
     Attributes: text (the file's), vocab_size (rows of an embedding table that holds all ids), first and last (ids of
-    the special pieces around each text, as the file's post-processor puts them), padding and unknown (ids; None where
-    everything can be spelt).
+    the special pieces around each text, as the file's post-processor puts them), padding, unknown (None where
+    everything can be spelt) and mask (None without such a piece): ids; special and continues: as `vocab.Tokenizer`.
     """
 
     def __init__(self, text: str, where: str = FILE):
@@ -52,8 +53,16 @@ class TokenizerJson:
                 f"found {around.tokens} for 'a'"
             )
         special = {index for index, piece in self._tokenizer.get_added_tokens_decoder().items() if piece.special}
-        self.unknown = _unknown(json.loads(text), pieces)
+        content = json.loads(text)
+        self.unknown = _unknown(content, pieces)
+        self.mask = next((pieces[piece] for piece in MASK if piece in pieces), None)
+        hidden = set() if self.mask is None else {self.mask}
         self._special = (special | {*self.first, *self.last, self.padding}) - {self.unknown}
+        self.special = np.zeros(self.vocab_size, bool)
+        self.special[sorted(self._special | hidden)] = True
+        self.continues = np.zeros(self.vocab_size, bool)
+        for piece, index in pieces.items():
+            self.continues[index] = _continues(piece, content["model"])
 
     def __reduce__(self):
         return TokenizerJson, (self.text,)
@@ -122,6 +131,13 @@ def _padding(tokenizer: Tokenizer, where: str) -> int:
         if index is not None:
             return index
     raise AlignError(f"{where}: expected a padding section or one of the pieces {', '.join(PADDING)}, found neither")
+
+
+def _continues(piece: str, model: Mapping[str, Any]) -> bool:
+    """Whether a piece goes on with a word: WordPiece marks those, the others mark the first one."""
+    if model.get("type") == "WordPiece":
+        return piece.startswith(model["continuing_subword_prefix"])
+    return not piece.startswith(STARTS)
 
 
 def _unknown(content: Mapping[str, Any], pieces: Mapping[str, int]) -> int | None:

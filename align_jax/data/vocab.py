@@ -25,6 +25,21 @@ class Tokenizer(Protocol):
         """The id of what cannot be spelt; None where everything can."""
         ...
 
+    @property
+    def mask(self) -> int | None:
+        """The id of the piece that stands for a hidden one; None where there is none."""
+        ...
+
+    @property
+    def special(self) -> np.ndarray:
+        """bool [V]: pieces that stand for no part of a text."""
+        ...
+
+    @property
+    def continues(self) -> np.ndarray:
+        """bool [V]: pieces that go on with the word of the piece before them."""
+        ...
+
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [B, L], mask bool [B, L]) with L = `length`: texts between a first and a last special piece, cut
         to fit and padded. ValueError for a text without words.

@@ -170,15 +170,27 @@ class Bert(nn.Module):
         """ids int32 [B, L], mask bool or int [B, L] (True: a piece, False: padding) -> hidden [B, L, width]."""
         return self.encode(self.embed(ids, keys=fold(keys, 0)), mask, keys=fold(keys, 1))
 
-    def embed(self, ids: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
-        """Word plus position plus type embeddings of ids [B, L], all of type 0, normalised -> [B, L, width]."""
-        length = ids.shape[1]
-        if length > self.max_length:
-            raise ValueError(f"text length: expected at most max_length={self.max_length} pieces, found {length}")
-        position = self.position_embedding(jnp.arange(length)[None] + self.position_offset)
-        segment = self.type_embedding(jnp.zeros((1, 1), jnp.int32))
-        x = self.embedding_norm(self.word_embedding(ids) + position + segment)
+    def embed(self, ids: jax.Array, *, first: int = 0, segment: int = 0, keys: jax.Array | None = None) -> jax.Array:
+        """Word plus position plus type embeddings of ids [B, L], normalised -> [B, L, width].
+
+        `first` is the position of the first piece, `segment` the type of all.
+        """
+        last = first + ids.shape[1]
+        if last > self.max_length:
+            raise ValueError(f"text length: expected at most max_length={self.max_length} positions, found {last}")
+        x = self.embedding_norm(self.word_embedding(ids) + self.place(jnp.arange(first, last)[None], segment))
         return jax.lax.stop_gradient(x) if self.locked else dropout(x, self.dropout, keys)
+
+    def place(self, positions: jax.Array, segment: int) -> jax.Array:
+        """What says where a token stands: position plus type embeddings, of positions int [1, P] -> [1, P, width]."""
+        x = self.position_embedding(positions + self.position_offset)
+        x = x + self.type_embedding(jnp.full((1, 1), segment, jnp.int32))
+        return jax.lax.stop_gradient(x) if self.locked else x
+
+    def word_logits(self, x: jax.Array) -> jax.Array:
+        """x [B, M, width] against the table of words -> [B, M, vocab_size] in param_dtype."""
+        table = self.word_embedding.embedding.astype(self.dtype)
+        return jnp.einsum("bmw,vw->bmv", x, table, preferred_element_type=self.param_dtype)
 
     def encode(self, x: jax.Array, mask: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """The layers alone: x [B, P, width], mask [B, P] -> [B, P, width]."""

@@ -1,0 +1,161 @@
+"""What a cross-encoder is shown of an image: its pixels, of which a tower makes a grid of features, or its regions."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from align_jax.data.region_store import RegionStore, check_rule, key_of
+from align_jax.data.source import BadExample, Record
+from align_jax.data.views import Resized, View
+from align_jax.types import AlignError
+
+
+class Visual(Protocol):
+    """One of the two ways. BadExample where a record cannot be shown."""
+
+    @property
+    def view(self) -> View:
+        """How pictures are seen. AlignError where none are."""
+        ...
+
+    def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A row of the inputs, in training."""
+        ...
+
+    def evaluate(self, item: Any) -> dict[str, np.ndarray]:
+        """The same in evaluation, of a record or of a picture alone."""
+        ...
+
+    def blank(self) -> dict[str, np.ndarray]:
+        """The same of nothing."""
+        ...
+
+    def preprocessing(self) -> dict[str, Any]:
+        """`evaluate` for other programs."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """{"image": uint8 [H, W, 3]}."""
+
+    view: View
+
+    def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A random window."""
+        return {"image": self.view.train(record.image, rng)}
+
+    def evaluate(self, item: Any) -> dict[str, np.ndarray]:
+        """The central window."""
+        return {"image": self.view.evaluate(getattr(item, "image", item))}
+
+    def blank(self) -> dict[str, np.ndarray]:
+        """A black square."""
+        return {"image": np.zeros((self.view.side, self.view.side, 3), np.uint8)}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The window."""
+        return self.view.preprocessing()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredRegions:
+    """{"regions": f32 [R, F], "boxes": f32 [R, 4], "region_mask": bool [R], "region_labels": int32 [R]}, and with
+    `soft` {"region_probabilities": f32 [R, C]}.
+
+    The surest `most` of an image; where there are fewer, the rest is zero, labelled -1 and not in the mask.
+    """
+
+    paths: tuple[str, ...]  # of stores (data/region_store.py), as of several splits; a key is looked up in turn
+    width: int  # F
+    classes: int  # C; 0: labels take no part
+    most: int = 100  # R
+    key: str = "id"  # how a record's id gives the store's key: "id", "stem", "number"
+    soft: bool = False
+
+    @property
+    def view(self) -> View:
+        """There is none."""
+        raise AlignError("expected a model that sees pictures, found one that is shown stored regions")
+
+    @functools.cached_property
+    def stores(self) -> tuple[RegionStore, ...]:
+        """Opened when first asked for: a model of such a run can be loaded where its regions are not."""
+        if not self.paths:
+            raise AlignError(
+                "config.data.regions.path: expected a folder of align_jax.regions, found none; give one, or leave "
+                "config.data.regions out to read pictures"
+            )
+        found = tuple(RegionStore(path) for path in self.paths)
+        for path, store in zip(self.paths, found, strict=True):
+            width, classes = store.width, store.facts.class_count
+            if width != self.width or (self.classes and classes != self.classes):
+                raise AlignError(
+                    f"config.data.regions: expected width={width} and classes={classes} as in {path}, found "
+                    f"{self.width} and {self.classes}"
+                )
+        return found
+
+    def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """As in evaluation."""
+        return self.evaluate(record)
+
+    def evaluate(self, item: Any) -> dict[str, np.ndarray]:
+        """Those of a record."""
+        if not isinstance(item, Record):
+            raise AlignError("expected records whose regions are stored, found a picture alone")
+        key = key_of(item.id, self.key)
+        found = next((store for store in self.stores if key in store), self.stores[0])[key]
+        found.check(width=self.width, classes=self.classes)
+        found = found.best(self.most)
+        row, count = self.blank(), len(found)
+        row["regions"][:count], row["boxes"][:count] = found.features, found.boxes
+        row["region_labels"][:count], row["region_mask"][:count] = found.labels, True
+        if self.soft:
+            if found.probabilities is None:
+                raise BadExample("no region probabilities")
+            row["region_probabilities"][:count] = found.probabilities
+        return row
+
+    def blank(self) -> dict[str, np.ndarray]:
+        """No region."""
+        row = {
+            "regions": np.zeros((self.most, self.width), np.float32),
+            "boxes": np.zeros((self.most, 4), np.float32),
+            "region_mask": np.zeros(self.most, bool),
+            "region_labels": np.full(self.most, -1, np.int32),
+        }
+        if self.soft:
+            row["region_probabilities"] = np.zeros((self.most, self.classes), np.float32)
+        return row
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What the features must be."""
+        return {"regions": self.most, "region_width": self.width, "boxes": "left, top, right, bottom as shares"}
+
+
+def pictures(*, resize: int | None, crop: int | None, flip: bool = False, resample: str = "bilinear") -> Pictures:
+    """Of `config.data`: the window as in `pairs.make`."""
+    if resize is None or crop is None:
+        raise AlignError("config.data: expected resize and crop, in pixels, or a section regions, found neither")
+    return Pictures(Resized(resize=resize, crop=crop, flip=flip, resample=resample))
+
+
+def regions(
+    *, path: str | Sequence[str], width: int, classes: int = 0, most: int = 100, key: str = "id", soft: bool = False
+) -> StoredRegions:
+    """Of `config.data.regions`: fields of `StoredRegions`, `path` one store or several.
+
+    `classes` 0: no labels, and no loss on them. `most`: the paper's 100; 36 is its ablation.
+    """
+    if width < 1 or classes < 0 or most < 1 or (soft and not classes):
+        raise AlignError(
+            "config.data.regions: expected width and most of at least 1, classes of at least 0 and with soft of 1, "
+            f"found {width}, {most} and {classes}"
+        )
+    check_rule(key, where="config.data.regions.key")
+    paths = (path,) if isinstance(path, str) and path else tuple(path)
+    return StoredRegions(paths, width, classes, most, key, soft)
