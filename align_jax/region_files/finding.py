@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 2  # batches
 FUNCTION = "image_features"  # of the model: before the projection into the space of embeddings
+TOUCHED = 1e-3  # of a pixel: less is rounding of what was meant to end at its edge
 WHOLE = np.array([[0, 0, 1, 1]], np.float32)
 
 
@@ -166,8 +167,8 @@ def _with_whole(regions: Regions) -> Regions:
 def _crop(picture: Image.Image, box: np.ndarray, margin: float) -> Image.Image:
     """All pixels that a box touches, at least one; of a box that is none, whatever it holds, one pixel."""
     size = np.array(picture.size)
-    low, high = np.nan_to_num(box[:2]), np.nan_to_num(box[2:])
+    low, high = np.nan_to_num(box[:2].astype(np.float64)), np.nan_to_num(box[2:].astype(np.float64))
     room = (high - low) * margin
-    first = np.clip(np.floor((low - room) * size), 0, size - 1).astype(int)
-    stop = np.clip(np.ceil((high + room) * size), first + 1, size).astype(int)
+    first = np.clip(np.floor((low - room) * size + TOUCHED), 0, size - 1).astype(int)
+    stop = np.clip(np.ceil((high + room) * size - TOUCHED), first + 1, size).astype(int)
     return picture.crop((*first.tolist(), *stop.tolist()))
