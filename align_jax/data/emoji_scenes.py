@@ -114,11 +114,13 @@ class EmojiScenes(Source):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Record:
+        index = range(len(self))[index]
         scene = self._scene(index)
         return self._record(index, scene, self._artist.image(scene.things, scene.ground))
 
     def about(self, index: int) -> Record:
         """All of a record but its image."""
+        index = range(len(self))[index]
         return self._record(index, self._scene(index), b"")
 
     def ids(self) -> pa.ChunkedArray:

@@ -53,10 +53,10 @@ def _apart(low: int, other: int, side: int, other_side: int) -> bool:
 
 
 def told(things: Sequence[Thing]) -> tuple[Thing, ...]:
-    """In the order in which captions name them, one for each arrangement: of its equals, no other order is used.
+    """The things in the one order in which captions name them: arrangements that mean the same read the same.
 
-    First the one nearest to the upper left (the least x + y), of which each other is to the right or below; the rest by
-    their labels.
+    First the one nearest to the upper left (the least x + y), of which each other is to the right or below; then the
+    others by their labels.
     """
     first = min(things, key=lambda thing: (sum(thing.centre), thing.centre))
     return first, *sorted((thing for thing in things if thing is not first), key=lambda thing: thing.label)
