@@ -97,9 +97,12 @@ class StoredRegions:
     @property
     def protocol(self) -> str:
         """How many, and which."""
-        facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
-        digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
-        return f"the surest {self.most} regions of {', '.join(self.paths)} (digest {digest})"
+        words = f"the surest {self.most} regions of {', '.join(self.paths)}"
+        try:
+            facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
+        except AlignError:  # loaded where its regions are not, a model can still say what it reads
+            return words
+        return f"{words} (digest {hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()})"
 
     @functools.cached_property
     def stores(self) -> tuple[RegionStore, ...]:

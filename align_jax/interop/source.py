@@ -54,8 +54,8 @@ def huggingface_of(model: Pretrained) -> Foreign:
         writer = huggingface_align.write
     elif name not in (None, "classify"):
         raise AlignError(
-            f"{model.where}: expected a model that transformers has, found one of task {name}; choose --format=stablehlo"
-            " or --format=onnx"
+            f"{model.where}: expected a model that transformers has, found one of task {name}; choose "
+            "--format=stablehlo or --format=onnx"
         )
     else:
         writer = huggingface_efficientnet.write if "image" in model.task else huggingface_bert.write
