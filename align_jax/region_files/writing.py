@@ -186,10 +186,11 @@ class _Shards:
         if not len(index):
             found = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "no image"
             raise AlignError(f"{self._out}: expected an image with regions, found none: {found}")
+        rules, regions = images.rules, int(index["count"].to_numpy().sum())
         facts = Facts(
-            width=images.rules.width, classes=images.classes, images=len(index),
-            regions=int(index["count"].to_numpy().sum()), dtype=images.rules.dtype, probabilities=images.rules.probabilities, origin=images.origin,
-            refused=dict(sorted(reasons.items())), changed=dict(sorted(changed.items())),
+            width=rules.width, classes=images.classes, images=len(index), regions=regions, dtype=rules.dtype,
+            probabilities=rules.probabilities, origin=images.origin, refused=dict(sorted(reasons.items())),
+            changed=dict(sorted(changed.items())),
         )  # fmt: skip
         columns = dict(zip(REFUSED_SCHEMA.names, zip(*refused, strict=True) if refused else ([], []), strict=True))
         for name, table in ((INDEX, index), (REFUSED, pa.table(columns, REFUSED_SCHEMA))):
