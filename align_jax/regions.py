@@ -62,7 +62,7 @@ def main(_: list[str]) -> None:
     values = flags.FLAGS
     _check(values)
     out = Path(values.out)
-    images = _converted(values) if values.read else _found(values)
+    images = converted(values) if values.read else found(values)
     print(summary(write(images, out, force=values.force), out))
 
 
@@ -88,7 +88,8 @@ def _check(values: flags.FlagValues) -> None:
             raise AlignError(f"--{flag}: expected with {where}, found without")
 
 
-def _converted(values: flags.FlagValues) -> Images:
+def converted(values: Any) -> Images:
+    """What the flags say to convert."""
     path = [part for part in values.path.split(",") if part]
     reader = converting.open_reader(values.read, path, ids=values.ids)
     origin = {"format": values.read, "path": path, "files": reader.digest, "ids": values.ids}
@@ -98,7 +99,8 @@ def _converted(values: flags.FlagValues) -> Images:
     )  # fmt: skip
 
 
-def _found(values: flags.FlagValues) -> Images:
+def found(values: Any) -> Images:
+    """What the flags say to find in pictures."""
     options = source_options(values.data)
     source = sources.make(**options)
     origin: dict[str, Any] = {"data": options, "data_digest": data_digest(source, options)}
@@ -109,6 +111,7 @@ def _found(values: flags.FlagValues) -> Images:
             probabilities=values.probabilities, device=values.device,
         )  # fmt: skip
         origin |= detector.facts
+    classes = detector.classes if detector else _object_classes(source)
     find: finding.Finder = finding.by_detector(detector) if detector else finding.objects_of
     width = detector.width if detector else 0
     if values.boxes:
@@ -118,13 +121,12 @@ def _found(values: flags.FlagValues) -> Images:
         find = finding.Crops(model, find, margin=values.margin, whole=values.whole)
         width = find.width
         origin |= {
-            "model": values.model, "weights_of_model": digest(model.params, model.model_state),
+            "model": Path(values.model).name, "weights_of_model": digest(model.params, model.model_state),
             "features": f"{finding.FUNCTION} of each box", "margin": values.margin, "whole": values.whole,
         }  # fmt: skip
     return finding.Found(
-        source, find, width=width, classes=detector.classes if detector else _object_classes(source),
-        most=values.most, dtype=values.dtype, probabilities=values.probabilities, key=values.key,
-        batch_size=values.batch_size, origin=origin,
+        source, find, width=width, classes=classes, most=values.most, dtype=values.dtype,
+        probabilities=values.probabilities, key=values.key, batch_size=values.batch_size, origin=origin,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Regions that are found in pictures: by detectors, against transformers' own outputs, and of boxes, by a tower."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 import align_jax
+from align_jax import regions as verb
 from align_jax.adapters.detector import Detector
 from align_jax.data.region_store import RegionStore
 from align_jax.data.regions import Regions
@@ -242,13 +244,34 @@ def test_detected_regions_on_disk(saved, pictures, tmp_path):
         store["scenes/3.png"]
 
 
-def test_the_verb_runs_a_detector(saved, finished_run, tmp_path):
-    out = tmp_path / "out"
-    _, told = shapes_run.finish("align_jax.regions", f"--out={out}", "--detector=a", "--data=b", "--whole", status=2)
+FLAGS = {
+    "boxes": None, "detector": None, "model": None, "most": 100, "least": 10, "min_score": 0.2, "probabilities": False,
+    "device": None, "margin": 0.0, "whole": False, "dtype": "float16", "key": "stem", "batch_size": 8,
+}  # fmt: skip
+
+
+def test_the_flags_of_pictures(saved, model, finished_run, tmp_path):
+    """Each mode, wired as the verb does it; test_regions runs the verb itself."""
+    pairs = str(finished_run.parent / "pairs.jsonl")
+
+    def written(name, **flags):
+        write(verb.found(SimpleNamespace(**(FLAGS | {"data": pairs} | flags))), tmp_path / name)
+        return RegionStore(str(tmp_path / name))
+
+    detected = written("detected", detector=str(saved[0]), least=4, min_score=1.0)
+    assert len(detected) == 16 and len(detected["red_cross"]) == 4 and detected.classes == tuple(NAMES.values())
+    assert detected.facts.origin["data"] == {"name": "manifest", "path": pairs}
+    towers = {"detector": str(saved[0]), "boxes": "detector", "model": str(finished_run / "export"), "whole": True}
+    cropped = written("cropped", least=4, min_score=1.0, probabilities=True, **towers)
+    found = cropped["red_cross"]
+    assert found.labels.tolist() == [-1, *detected["red_cross"].labels] and cropped.width == found.features.shape[1]
+    np.testing.assert_array_equal(found.boxes[1:], detected["red_cross"].boxes)
+    picture = Image.open(finished_run.parent / "red_cross.png").convert("RGB")
+    np.testing.assert_allclose(found.features[0], features(model, picture), rtol=2e-3, atol=1e-6)  # of halves
+    with pytest.raises(AlignError, match=r"--boxes=source: expected data that know their objects, found none"):
+        written("none", **(towers | {"boxes": "source", "detector": None}))
+
+
+def test_a_flag_that_would_do_nothing():
+    _, told = shapes_run.finish("align_jax.regions", "--out=a", "--detector=a", "--data=b", "--whole", status=2)
     assert told == "error: --whole: expected with --boxes, found without\n"
-    told, _ = shapes_run.finish(
-        "align_jax.regions", f"--detector={saved[0]}", f"--data={finished_run.parent / 'pairs.jsonl'}", f"--out={out}",
-        "--key=stem", "--least=4", "--min_score=1",
-    )  # fmt: skip
-    assert "64 regions of 16 images, 16 numbers each in float16, 5 classes of known names" in told
-    assert len(RegionStore(str(out))["red_cross"]) == 4

@@ -38,11 +38,11 @@ def clean(regions: Regions, rules: Rules) -> tuple[Regions, Counter[str]]:
     if rules.probabilities and kept.probabilities is None:
         raise BadExample("region probabilities missing")
     _check_numbers(kept, rules)
-    finite = np.isfinite(kept.boxes).all(axis=1)
+    finite = np.asarray(np.isfinite(kept.boxes).all(axis=1))
     done[NOT_FINITE] = int((~finite).sum())
     kept = kept.at(finite)
     inside = np.clip(kept.boxes, 0, 1)
-    area = (inside[:, :2] < inside[:, 2:]).all(axis=1)
+    area = np.asarray((inside[:, :2] < inside[:, 2:]).all(axis=1))
     done[NO_AREA] = int((~area).sum())
     done[CUT] = int((np.abs(inside - kept.boxes).max(axis=1, initial=0) > ROUNDING)[area].sum())
     kept = dataclasses.replace(kept, boxes=inside).at(area)

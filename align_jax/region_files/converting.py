@@ -61,19 +61,18 @@ class Converted:
         check_rule(key, where="--key")
         self._reader, self._units, self._key = reader, units, key
         width, found = self._first(width)
-        if classes is None:
-            if found.probabilities is None and (found.labels >= 0).any():
-                raise AlignError(
-                    "--classes: expected a file with a name in each line, or how many there are (1600 of bottom-up "
-                    f"attention), since images have labels up to {found.labels.max()}; found none"
-                )
-            classes = 0 if found.probabilities is None else found.probabilities.shape[1]
+        if classes is None and found.probabilities is None and (found.labels >= 0).any():
+            raise AlignError(
+                "--classes: expected a file with a name in each line, or how many there are (1600 of bottom-up "
+                f"attention), since images have labels up to {found.labels.max()}; found none"
+            )
+        known = 0 if found.probabilities is None else found.probabilities.shape[1]
         if probabilities and found.probabilities is None:
             raise AlignError("--probabilities: expected files with the probabilities of classes, found none in them")
-        self.classes = classes
+        self.classes = known if classes is None else classes
         self.rules = Rules(
-            width=width, classes=classes if isinstance(classes, int) else len(classes), most=most, dtype=dtype,
-            probabilities=probabilities,
+            width=width, classes=self.classes if isinstance(self.classes, int) else len(self.classes), most=most,
+            dtype=dtype, probabilities=probabilities,
         )  # fmt: skip
         self.origin = {**origin, "box_units": units, "key": key}
 

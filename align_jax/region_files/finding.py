@@ -63,7 +63,7 @@ class Found:
         check_rule(key, where="--key")
         self._source, self._find, self._key, self._batch_size = source, find, key, batch_size
         self._ids = source.ids()
-        self.classes = classes
+        self.classes: tuple[str, ...] | int = classes
         self.rules = Rules(width=width, classes=len(classes), most=most, dtype=dtype, probabilities=probabilities)
         self.origin = {**origin, "key": key}
 

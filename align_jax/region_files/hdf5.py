@@ -41,7 +41,7 @@ class Hdf5:
             raise AlignError(f"--path: expected one HDF5 file, found {len(files)}; convert each to a folder of its own")
         self._path, self.digest = files[0].path, digest_of(files)
         try:
-            self._file = h5py.File(local(files[0]), "r")
+            self._file: Any = h5py.File(local(files[0]), "r")  # whose members are of three kinds
         except OSError as error:
             raise refuse(self._path, "an HDF5 file", error) from error
         self._sets = {name: found for name in KNOWN if isinstance(found := self._file.get(name), h5py.Dataset)

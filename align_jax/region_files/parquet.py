@@ -39,7 +39,7 @@ class Parquet:
             self._groups += [(file, group) for group in range(metadata.num_row_groups)]
             counts += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._stops = list(accumulate(counts))
-        self._tables: Lru[pa.Table] = Lru(CACHED, lambda table: table.nbytes)
+        self._tables: Lru[pa.Table] = Lru(CACHED, _bytes)
 
     def __len__(self) -> int:
         return self._stops[-1] if self._stops else 0
@@ -55,7 +55,7 @@ class Parquet:
         key = next(name for name in KEYS if name in table.column_names)
         found = {name: _value(name, table[name][row]) for name in table.column_names if name != key}
         for name in TABLES:  # one list of n x width numbers
-            if name in found and found[name] is not None and found[name].ndim == 1:
+            if (flat := found.get(name)) is not None and flat.ndim == 1:
                 found[name] = _reshaped(found, name)
         if table[key][row].as_py() is None:
             raise BadExample("id missing")
@@ -76,6 +76,10 @@ class Parquet:
             return opened.read_row_group(group, [keys[0], *names]).combine_chunks()
         except (pa.ArrowException, OSError) as error:
             raise refuse(file.path, f"row group {group}", error) from error
+
+
+def _bytes(table: pa.Table) -> int:
+    return table.nbytes
 
 
 def _reshaped(found: Fields, name: str) -> np.ndarray:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -42,9 +41,16 @@ class Entry(NamedTuple):
 class Images(Protocol):
     """What is to be written."""
 
-    rules: Rules
-    classes: tuple[str, ...] | int
-    origin: Mapping[str, Any]  # as regions.json tells it: all on which the regions depend
+    @property
+    def rules(self) -> Rules: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | int: ...
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """As regions.json tells it: all on which the regions depend."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -171,21 +177,20 @@ class _Shards:
             "key": pa.array(keys, pa.large_string()), "shard": pa.DictionaryArray.from_arrays(shard, names),
             "record": record, "count": pa.array(counts, pa.int32()), "place": np.arange(len(keys)),
         })  # fmt: skip
-        order = pc.sort_indices(index, [("key", "ascending"), ("place", "ascending")])
-        index = index.take(order).drop_columns("place")
-        if len(index) > 1:
-            first = pc.not_equal(index["key"].combine_chunks()[1:], index["key"].combine_chunks()[:-1])
-            chosen = pa.concat_arrays([pa.array([True]), first])
-            refused += [(key.as_py(), TWICE) for key in index.filter(pc.invert(chosen))["key"]]
-            index = index.filter(chosen)
+        index = index.sort_by([("key", "ascending"), ("place", "ascending")]).drop_columns("place").combine_chunks()
+        sorted_keys = index["key"].to_pylist()
+        first = [number == 0 or sorted_keys[number - 1] != key for number, key in enumerate(sorted_keys)]
+        refused += [(key, TWICE) for key, is_first in zip(sorted_keys, first, strict=True) if not is_first]
+        index = index.filter(pa.array(first, pa.bool_()))
         reasons = Counter(reason for _, reason in refused)
         if not len(index):
             found = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "no image"
             raise AlignError(f"{self._out}: expected an image with regions, found none: {found}")
+        rules, regions = images.rules, int(index["count"].to_numpy().sum())
         facts = Facts(
-            width=images.rules.width, classes=images.classes, images=len(index), regions=pc.sum(index["count"]).as_py(),
-            dtype=images.rules.dtype, probabilities=images.rules.probabilities, origin=images.origin,
-            refused=dict(sorted(reasons.items())), changed=dict(sorted(changed.items())),
+            width=rules.width, classes=images.classes, images=len(index), regions=regions, dtype=rules.dtype,
+            probabilities=rules.probabilities, origin=images.origin, refused=dict(sorted(reasons.items())),
+            changed=dict(sorted(changed.items())),
         )  # fmt: skip
         columns = dict(zip(REFUSED_SCHEMA.names, zip(*refused, strict=True) if refused else ([], []), strict=True))
         for name, table in ((INDEX, index), (REFUSED, pa.table(columns, REFUSED_SCHEMA))):
