@@ -52,7 +52,7 @@ def _parse(argv: list[str], apart: str | None = None) -> list[str]:
         return flags.FLAGS([argument for argument in argv if argument not in left]) + left
     except KeyError as error:
         _fail(f"--config: expected a key that the config has, found {error}")
-    except (AttributeError, ValueError, TypeError, OSError, flags.Error) as error:
+    except (AlignError, AttributeError, ValueError, TypeError, OSError, flags.Error) as error:
         _fail(" ".join(str(error.args[0] if error.args else error).split()))
 
 

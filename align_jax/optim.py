@@ -223,7 +223,7 @@ def make(
     freeze: tuple[str, ...] = (),
     name: str = "lamb",
     learning_rate: float,
-    warmup: int,
+    warmup: float,
     schedule: str = "linear",
     end_learning_rate: float = 0.0,
     power: float = 2.0,
@@ -245,7 +245,7 @@ def make(
     Args:
       steps, freeze: the run's length in steps, and patterns of parameter paths that do not train.
       name: one of NAMES. learning_rate, warmup, schedule, end_learning_rate, power, boundaries, factor: see
-        `make_schedule`.
+        `make_schedule`; a warmup below 1 is a share of all steps.
       weight_decay: decoupled, times the learning rate; of sgd, L2: added to the gradient. Matrices only.
       b1, b2, eps: of lamb and adamw. momentum: of sgd.
       clip_norm: largest global norm of the gradient; None leaves it alone.
@@ -264,7 +264,7 @@ def make(
         schedule=make_schedule(
             steps=steps,
             peak=learning_rate,
-            warmup=warmup,
+            warmup=round(warmup * steps) if 0 < warmup < 1 else round(warmup),
             shape=schedule,
             end=end_learning_rate,
             power=power,

@@ -12,6 +12,7 @@ from align_jax import config as configs
 from align_jax import optim, sharding, tasks, train
 from align_jax import state as states
 from align_jax.stages import stage_configs
+from align_jax.types import AlignError
 
 FOLDER = Path(__file__).parent.parent / "configs"
 OTHERS = {*FOLDER.glob("curate_*.py"), FOLDER / "vtab.py"}  # tested by test_curate.py and test_vtab.py
@@ -29,6 +30,7 @@ def test_there_are_configs():
     assert {file.stem for file in FILES} >= {
         "align_demo", "align_l2", "align_b7_bert_base", "align_b3_bert_mini_cc3m",
         "finetune_fine_grained", "finetune_imagenet", "align_finetune_retrieval",
+        "imagebert_pretrain", "imagebert_retrieval",
     }  # fmt: skip
 
 
@@ -54,14 +56,16 @@ def test_traces_a_step(path, number):
         config.task.image.variant = "b0"
         if config.task.name == "align":
             config.task.embedding, config.task.text.size = 320, "mini"
-    config.task.image.scan = True  # the same step, and a fifth of the time to trace 88 blocks
+    for tower in ("image", "text"):
+        if tower in config.task:
+            config.task[tower].scan = True  # the same step, and a fifth of the time to trace 88 blocks
     task = tasks.make(config)
     optimizer = configs.call(
         optim.make, config.optim, where="optim", steps=configs.steps(config.steps, records=10**6),
         freeze=(*config.freeze, *task.locked),
     )  # fmt: skip
     mesh = sharding.make_mesh()
-    rows = 8 * (config.task.image.bn_group_size or 1)
+    rows = 8 * (config.task.get("image", {}).get("bn_group_size") or 1)
     batch = {
         name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding.by_row(mesh))
         for name, x in task.dummy_batch(1).items()
@@ -88,11 +92,15 @@ def test_stages_are_those_of_the_paper():
     assert tasks.make(everything).frozen_statistics and everything.optim.weight_decay == 1e-5
 
 
-def parameters(name: str) -> dict[str, int]:
-    config = load(FOLDER / f"{name}.py").get_config()
+def shapes(config):
+    """The parameters of its task."""
     task = tasks.make(config)
-    params = jax.eval_shape(lambda key: task.init(key, task.dummy_batch(1))[0], jax.random.key(0))
-    return {top: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) for top, tree in params.items()}
+    return jax.eval_shape(lambda key: task.init(key, task.dummy_batch(1))[0], jax.random.key(0))
+
+
+def parameters(name: str) -> dict[str, int]:
+    tops = shapes(load(FOLDER / f"{name}.py").get_config())
+    return {top: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) for top, tree in tops.items()}
 
 
 def test_the_paper_run_has_the_paper_sizes():
@@ -110,6 +118,34 @@ def test_override_of_the_shape_of_the_loss():
         tasks.make(config)
 
 
+@pytest.mark.parametrize("data", ["flickr30k", "coco"])
+def test_pre_training_gives_all_of_a_cross_encoder_that_is_fine_tuned(data):
+    config = load(FOLDER / "imagebert_retrieval.py").get_config(data)
+    stages = stage_configs(load(FOLDER / "imagebert_pretrain.py").get_config(), Path("runs/imagebert"))
+    (entry,) = config.init.checkpoints
+    assert entry["checkpoint"] == str(stages[-1][1])
+    here, there = shapes(config), shapes(stages[-1][0])
+    assert set(here) == set(entry["paths"]) == set(entry["paths"].values())
+    for part in here:
+        assert jax.tree.map(lambda x: x.shape, here[part]) == jax.tree.map(lambda x: x.shape, there[part])
+    assert set(there) - set(here) == {"word_transform", "word_norm", "word_bias", "class_head", "feature_head"}
+
+
+def test_imagebert_is_the_paper_s():
+    """facts/imagebert.md sections 1, 4 and 5."""
+    web, captions = (config for config, _ in stage_configs(load(FOLDER / "imagebert_pretrain.py").get_config(), Path()))
+    assert (web.steps, web.batch_size, web.optim.learning_rate) == ("17 epochs", 48, 1e-4)
+    assert captions.data.source.name == "mixture" and captions.data.regions.path != web.data.regions.path
+    assert captions.init.checkpoints[0]["checkpoint"] == "lait" and web.init.text
+    coco = load(FOLDER / "imagebert_retrieval.py").get_config("coco")
+    assert (coco.steps, coco.batch_size, coco.optim.learning_rate) == ("130 epochs", 24, 5e-5)
+    assert coco.data.source.dataset == "coco_karpathy" and coco.evals.test.folds == 5
+    for config in (web, captions, coco):
+        assert config.data.text_length + config.data.regions.most + 1 == 144
+    with pytest.raises(AlignError, match=r"^--config: expected one of flickr30k, coco after the colon, found 'coc'$"):
+        load(FOLDER / "imagebert_retrieval.py").get_config("coc")
+
+
 README = (FOLDER.parent / "README.md").read_text()
 # What a model without texts has of it.
 COMPUTING = {"task.micro_batches", "task.gather", "task.gradient_dtype", "task.split", "task.image.remat",
@@ -121,7 +157,9 @@ COMPUTING = {"task.micro_batches", "task.gather", "task.gradient_dtype", "task.s
 def test_what_the_readme_overrides_is_there(path, key):
     """A key that a config lacks cannot be set from the command line."""
     node = load(path).get_config()
-    if node.task.name != "align" and key not in COMPUTING:
+    if node.task.name != "align" and (
+        key not in COMPUTING or (key.startswith("task.image.") and "regions" in node.data)
+    ):
         return
     for part in key.split("."):
         assert part in node, f"{path.stem} has no {key}"

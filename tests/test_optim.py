@@ -204,6 +204,13 @@ def test_schedules(shape, middle):
     np.testing.assert_allclose(found, [0.0, 0.5, 1.0, middle, 1.0 if shape == "constant" else 0.0], atol=1e-6)
 
 
+def test_a_warm_up_below_one_is_a_share_of_the_steps():
+    for warmup in (0.1, 20):
+        made = optim.make(steps=200, learning_rate=1.0, warmup=warmup)
+        found = [float(made.schedule(jnp.float32(step))) for step in (0, 10, 20, 110, 200)]
+        np.testing.assert_allclose(found, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)
+
+
 def test_the_paper_s_steps():
     """Times 0.2 every 30 epochs (facts: ALIGN section 6); boundaries are steps of the run, warm-up or not."""
     for warmup in (0, 10):
