@@ -10,13 +10,13 @@ def get_config() -> ConfigDict:
     """Every knob; override with --config.a.b=value."""
     # Whole families of concepts are held out, and of the others some companies (align_jax/data/emoji_scenes.py).
     scenes = {
-        "name": "emoji_scenes", "split_seed": 0, "held_out_share": 0.2, "seed": 0, "flags": False, "concepts": 60,
+        "name": "emoji_scenes", "split_seed": 0, "held_out_share": 0.2, "seed": 0, "flags": False, "concepts": 100,
         "most": 3, "size": 64,
     }  # fmt: skip
     by_places = {**scenes, "captions": ("places",)}  # evaluation: one text per scene, with all that is in it
     return ConfigDict({
         "seed": 0,
-        "steps": 600,
+        "steps": 500,
         "batch_size": 128,  # pairs
         "mesh": {"fsdp": 1},
         "task": {
