@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """Every knob; override with --config.a.b=value."""
     # As in align_scenes.py, whose regions these are.
     scenes = {
-        "name": "emoji_scenes", "split_seed": 0, "held_out_share": 0.2, "seed": 0, "flags": False, "concepts": 60,
+        "name": "emoji_scenes", "split_seed": 0, "held_out_share": 0.2, "seed": 0, "flags": False, "concepts": 100,
         "most": 3, "size": 64,
     }  # fmt: skip
     by_places = {**scenes, "captions": ("places",)}  # evaluation: one text per scene, with all that is in it
@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
                          "runs/scenes/regions/held_out"),
                 "key": "id",  # how a record's id gives the key of its regions
                 "width": 128,  # of their features
-                "classes": 60,
+                "classes": 100,
                 "most": 4,  # three things and the whole; fewer: the surest
                 "soft": False,  # classes as distributions; these are exact
             },
@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
         "optim": {
             "name": "adamw",
             "learning_rate": 1e-3,
-            "warmup": 60,  # steps
+            "warmup": 0.1,  # share of the steps
             "schedule": "linear",
             "weight_decay": 0.01,
             "layer_decay": 1.0,  # factor of the learning rate from one block to the one below it
