@@ -87,7 +87,7 @@ def refuse_other_state(here: PyTree, there: PyTree, origin: str) -> None:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """ "transform/mu/text_tower/..": without the places that optax gives its states, which tell a user nothing."""
+    """As transform/mu/text_tower/..: without the places that optax gives its states, which tell a user nothing."""
     parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     return "/".join(part for part in parts if not part.isdigit())
 
@@ -143,12 +143,15 @@ def _vocabulary(origin: str, config: Config) -> Path | None:
         return None
     path = tokenizer_folder.kept(Path(origin))
     if path is None:
-        raise AlignError(f"config.init.checkpoints: expected a vocabulary beside the word embedding of {origin}")
+        raise AlignError(
+            f"config.init.checkpoints: expected a vocabulary beside the word embedding of {origin}, found none; put "
+            f"the {' or '.join(tokenizer_folder.FILES)} there that it was trained with"
+        )
     of = f"{origin}, whose word embedding config.init.checkpoints takes"
     published.refuse_other_vocabulary(path, config, of=of, mend=f"give --config.data.vocab.path={origin}")
     ours, theirs = (vocab.get("lowercase", True) for vocab in (config.data.vocab, theirs))
     if ours != theirs:
-        raise AlignError(f"config.data.vocab.lowercase: expected {theirs}, that of {of}, found {ours}")
+        raise AlignError(f"config.data.vocab.lowercase: expected {theirs}, that of {of}, found {ours}; give the same")
     return path
 
 

@@ -188,7 +188,7 @@ def test_a_word_embedding_brings_its_vocabulary(config, tmp_path, first, mapping
     other.write_text(pieces)
     assert taking(config, first[1], mapping)
     config.data.vocab.lowercase = False
-    with pytest.raises(AlignError, match="config.data.vocab.lowercase: expected True, that of .*, found False"):
+    with pytest.raises(AlignError, match=r"config.data.vocab.lowercase: expected True, that of .*, found False"):
         taking(config, first[1], mapping)
 
 

@@ -101,20 +101,20 @@ def file_of(config, folder: Path) -> Path:
     return path
 
 
-def test_a_chain_that_is_killed_ends_as_if_it_had_not_been(chain, swept, tmp_path, monkeypatch):
-    """The second stage dies in its middle; the same command goes on there, and the first is not looked at again."""
+def test_a_chain_that_is_killed_ends_as_if_it_had_not_been(chain, swept, tmp_path, monkeypatch, capsys):
+    """The second stage dies in its middle; the next call goes on there, and the first is not looked at again."""
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")  # as here: among fewer, sums are made in another order
-    arguments = (f"--config={file_of(chain, tmp_path)}", f"--workdir={tmp_path / 'killed'}")
-    process = shapes_run.start("align_jax.main", *arguments)
-    kill_after(5, process, tmp_path / "killed" / "both")
-    assert max(last_rows(tmp_path / "killed" / "both")) < 18, "the stage was over before it was killed"
-    first = (tmp_path / "killed" / "web" / "events.jsonl").read_text()
-    _, err = shapes_run.finish("align_jax.main", *arguments)
+    killed, whole = tmp_path / "killed", swept / "stages-three-0"
+    process = shapes_run.start("align_jax.main", f"--config={file_of(chain, tmp_path)}", f"--workdir={killed}")
+    kill_after(5, process, killed / "both")
+    assert max(last_rows(killed / "both")) < 18, "the stage was over before it was killed"
+    first = (killed / "web" / "events.jsonl").read_text()
+    assert main.run(chain, killed) == 0
+    err = capsys.readouterr().err
     assert "stage 2 of 3: both, 18 steps\n" in err and "stage 1 of 3" not in err
     assert "stage 3 of 3: clean, 1 steps; about " in err and "left for all" in err
-    assert (tmp_path / "killed" / "web" / "events.jsonl").read_text() == first
+    assert (killed / "web" / "events.jsonl").read_text() == first
 
-    killed, whole = tmp_path / "killed", swept / "stages-three-0"
     for name, steps in (("web", 2), ("both", 18), ("clean", 1)):
         assert last_rows(killed / name) == last_rows(whole / name)
         assert (killed / name / "vocab.txt").read_bytes() == (whole / "web" / "vocab.txt").read_bytes()
@@ -157,7 +157,7 @@ def test_a_sweep_has_the_results_of_the_last_stage(chain, swept, capsys):
         assert row["values"][COLUMN] == [next(r["value"] for r in results if r["name"] == COLUMN)]
     assert {path.name for path in (swept / "stages-one-0").iterdir()} == {"clean", "done.json"}
     assert not any(configs.load(swept / "stages-one-0" / "clean" / "config.json").init.values())
-    assert "1 epoch of 8 pairs each, then 5 epochs of 8 pairs each" in (swept / "sweep.html").read_text()
+    assert "1 epoch in steps of 8 pairs, then 5 epochs in steps of 8 pairs, then" in (swept / "sweep.html").read_text()
 
     before = {path: path.stat().st_mtime_ns for path in swept.rglob("metrics.jsonl")}
     sweep.sweep(chain, plan(*ROWS), swept)
