@@ -5,7 +5,8 @@ It starts from the text tower of a dual encoder of these scenes, whose image tow
 
 python -m align_jax.main --config=configs/align_scenes.py --workdir=runs/scenes/align
 python -m align_jax.regions --boxes=source --model=runs/scenes/align --data=SOURCE --out=runs/scenes/regions/SPLIT
-python -m align_jax.main --config=configs/imagebert_demo.py --workdir=runs/scenes/imagebert
+python -m align_jax.main --config=configs/imagebert_demo.py --workdir=runs/scenes/imagebert \
+  --config.init.text=runs/scenes/align
 python -m align_jax.rerank --dual=runs/scenes/align --cross=runs/scenes/imagebert/clean --data=SOURCE
 """
 

@@ -3,7 +3,8 @@
 Its negatives are those that the dual encoder finds hard; `bash launch/demo_imagebert.sh` does it all:
 
 python -m align_jax.mine --model=runs/scenes/align --data=SOURCE --out=runs/scenes/negatives.parquet
-python -m align_jax.main --config=configs/imagebert_demo_retrieval.py --workdir=runs/scenes/finetuned
+python -m align_jax.main --config=configs/imagebert_demo_retrieval.py --workdir=runs/scenes/finetuned \
+  --config.init.checkpoints[0].checkpoint=runs/scenes/imagebert/clean
 """
 
 from ml_collections import ConfigDict
