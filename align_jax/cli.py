@@ -50,7 +50,7 @@ def _parse(argv: list[str], apart: str | None = None) -> list[str]:
     left = [argument for argument in argv if apart and argument.startswith(apart)]
     try:
         return flags.FLAGS([argument for argument in argv if argument not in left]) + left
-    except KeyError as error:
+    except LookupError as error:  # the index of a stage, too
         _fail(f"--config: expected a key that the config has, found {error}")
     except (AlignError, AttributeError, ValueError, TypeError, OSError, flags.Error) as error:
         _fail(" ".join(str(error.args[0] if error.args else error).split()))

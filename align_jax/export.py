@@ -33,7 +33,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(parts: Run, state: TrainState, source: Source) -> Path:
-    """Writes <workdir>/export: model.safetensors, config.json, what `side_files` has, and the source's embeddings.
+    """Writes <workdir>/export: model.safetensors, config.json, what `side_files` has; the source's embeddings, where
+    the model makes some.
 
     All processes call it together.
     """
@@ -43,6 +44,8 @@ def export(parts: Run, state: TrainState, source: Source) -> Path:
     stored = subject.flat(model.params, model.model_state)
     native.save(stored, parts, folder, step=weights.step, kind="float32")
     side_files.write(parts, folder, side_files.signature(parts, weights, format="align_jax", kind="float32"))
+    if "embed_images" not in model.functions:
+        return folder
     embeddings, wanted = folder / "embeddings", facts_of(model, source, parts.config.data.source)
     if files.is_writer():
         clear(embeddings, wanted)  # those of an earlier step

@@ -9,9 +9,10 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 from PIL import Image
 
+from align_jax.data.source import Record
 from align_jax.types import AlignError
 
-Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Record
 Pictures = Picture | Iterable[Picture]
 Texts = str | Iterable[str]
 
@@ -24,7 +25,7 @@ def is_picture(given: object) -> TypeGuard[Picture]:
     """Whether it is one picture by its type; a number, say, is none, nor are several pictures one."""
     if isinstance(given, np.ndarray):
         return given.dtype.kind not in "OU" and given.ndim in (2, 3)
-    return isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    return isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | Record)
 
 
 def pictures(given: Pictures) -> Iterable[Picture]:
@@ -40,8 +41,8 @@ def texts(given: Texts) -> Iterable[str]:
     return [given] if isinstance(given, str) else _many(given, "texts: expected a text, or several in order")
 
 
-def picture(index: int, given: Picture) -> str | bytes | Image.Image | np.ndarray:
-    """Picture `index` as `data.images` reads it. AlignError for another type."""
+def picture(index: int, given: Picture) -> str | bytes | Image.Image | np.ndarray | Record:
+    """Picture `index` as `data.images` reads it, or the record that holds one. AlignError for another type."""
     if isinstance(given, os.PathLike):
         return os.fsdecode(given)
     if isinstance(given, bytearray | memoryview):
@@ -51,7 +52,7 @@ def picture(index: int, given: Picture) -> str | bytes | Image.Image | np.ndarra
             f"image {index}: expected an array of uint8, 0 black and 255 white, found {given.dtype}; if it goes from 0 "
             "to 1, give (255 * array).round().astype('uint8')"
         )
-    if isinstance(given, str | bytes | Image.Image | np.ndarray):
+    if isinstance(given, str | bytes | Image.Image | np.ndarray | Record):
         return given
     raise AlignError(f"image {index}: expected {PICTURE}, found {type(given).__name__}")
 
@@ -73,6 +74,8 @@ def described(given: Picture) -> str:
     """A picture in the words of an error: its path, or what it is."""
     if isinstance(given, str | os.PathLike):
         return os.fsdecode(given)
+    if isinstance(given, Record):
+        return f"record {given.id}"
     if isinstance(given, np.ndarray):
         return f"an array {given.dtype} {list(given.shape)}"
     return f"{len(given)} bytes" if isinstance(given, bytes | bytearray | memoryview) else type(given).__name__

@@ -49,7 +49,9 @@ def run(config: Config, workdir: Path, *, wait: float = 300.0) -> int:
         facts[f"digest of the data of {stage.folder}"] = provenance.digest(stage.source)
     at = max((number for number, stage in enumerate(chain) if stage.begun), default=0)
     start(configs.flat(configs.plain(config)) | facts | {"stage": at}, seconds=wait)
-    if latest(chain[0].folder / "checkpoints") is None:  # a run that goes on has its towers, wherever they came from
+    if (
+        not at and latest(chain[0].folder / "checkpoints") is None
+    ):  # a run that goes on has its towers, wherever they came from
         chain = stages.fitted(config, workdir, chain, begin.towers)
     stages.refuse_other_optimizers(chain)
     for stage in stages.in_turn(chain, at):

@@ -12,7 +12,8 @@ import numpy as np
 from align_jax import inputs, sharding, zero_shot
 from align_jax import run as runs
 from align_jax.data.source import BadExample
-from align_jax.evals.embedding import READERS, begun
+from align_jax.evals.embedding import READERS, begun, stacked
+from align_jax.evals.pair_scores import IMAGES, NEEDS, Scorer
 from align_jax.inputs import Picture, Pictures, Texts
 from align_jax.types import AlignError, Batch
 from align_jax.weights import Weights
@@ -24,11 +25,12 @@ AHEAD = 16  # pictures, of which twice as many are held whole; of the others onl
 class Model:
     """A trained model, to embed pictures and texts with and to compare them. `align_jax.load` makes one.
 
-    Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images or arrays uint8 [H, W, 3] of
-    any size, one or many, in a list or one by one from a generator. Texts are one str or many. What is given is
-    embedded in batches, with a progress bar where that takes more than five seconds; rows come in the order of what was
-    given. Whatever stands beside a picture or a text, its row is the same; in a batch of another number of rows, for
-    which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the models of the tests).
+    Pictures are paths (also gs:// and s3://), the bytes of an encoded picture, PIL images, arrays uint8 [H, W, 3] of
+    any size, or records of a source, one or many, in a list or one by one from a generator. Texts are one str or many.
+    What is given is embedded in batches, with a progress bar where that takes more than five seconds; rows come in the
+    order of what was given. Whatever stands beside a picture or a text, its row is the same; in a batch of another
+    number of rows, for which XLA compiles another program, it is the same but for rounding (1e-7 in float32 with the
+    models of the tests).
 
     A mistake of the caller is an AlignError of one line, a picture that cannot be read a BadExample that names it.
 
@@ -82,7 +84,37 @@ class Model:
         The logits of training are these divided by `temperature`. To compare many times, embed once and keep the rows:
         the cosines are `embed_images(images) @ embed_texts(texts).T`.
         """
+        self._expect("similarity", "embed_texts")
         return self.embed_images(images) @ self.embed_texts(texts).T
+
+    def score(self, images: Pictures, texts: Texts, *, progress: bool = True) -> np.ndarray:
+        """Matching logits f32 [n, m] of n pictures and m texts, by a cross-encoder: one pass of it for each pair.
+
+        Above 0 it takes a text for one of the picture. A few hundred pairs a second on a processor: to search many
+        pictures, let a dual encoder propose some (`python -m align_jax.rerank`).
+
+        Args:
+          images, texts: as `embed_images` and `embed_texts` take them; a model that is shown stored regions needs the
+            records (`align_jax.data.source.Record`) to which they belong.
+          progress: whether a bar may appear.
+
+        Raises:
+          AlignError: as `embed_texts`, and of a model that scores no pairs.
+          BadExample: as `embed_images`.
+        """
+        self._expect("score", NEEDS[1])
+        read = self._pieces(0, [inputs.text(index, text) for index, text in enumerate(inputs.texts(texts))])
+        count = len(next(iter(read.values())))
+        scorer = Scorer(self.embedder, self.params, self.model_state, read, most=IMAGES * count)
+        found = []
+        with jax.set_mesh(self.mesh):
+            for part in inputs.chunks(inputs.pictures(images), IMAGES):
+                tokens = self._of_images(NEEDS[0], part, progress)
+                pairs = np.stack(np.divmod(np.arange(len(tokens) * count), count), axis=1)
+                found.append(scorer(scorer.place(tokens), pairs).reshape(len(tokens), count))
+        if not found:
+            raise AlignError("score: expected at least one picture, found none")
+        return np.concatenate(found)
 
     def zero_shot(
         self, classes: str | Iterable[str], templates: str | Iterable[str] = (TEMPLATE,), *, language: str = "en"
@@ -127,7 +159,8 @@ class Model:
 
     @functools.cached_property
     def embedding_size(self) -> int:
-        """D, the numbers of an embedding."""
+        """D, the numbers of an embedding. AlignError if the model makes none."""
+        self._expect("embedding_size", "embed_images")
         side = self.image_size
         image = {"image": jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)}
         with jax.set_mesh(self.mesh):
@@ -142,9 +175,13 @@ class Model:
     @property
     def text_length(self) -> int:
         """Word pieces that the model sees of a text, those at both ends among them. AlignError if it reads none."""
-        if "embed_texts" not in self.functions:
+        if not self._reads_texts:
             raise AlignError(f"text_length: the model reads no texts, it has {', '.join(self.functions)}")
         return self.config.data.text_length
+
+    @property
+    def _reads_texts(self) -> bool:
+        return bool({"embed_texts", NEEDS[1]} & set(self.functions))
 
     @property
     def temperature(self) -> float:
@@ -157,20 +194,26 @@ class Model:
 
     def __repr__(self) -> str:
         """What it is, in a few lines."""
-        reads = f"pictures of {self.image_size} x {self.image_size} pixels"
-        if "embed_texts" in self.functions:
+        reads = f"images ({self.embedder.pairs.protocol})"
+        if self._reads_texts:
             reads = f"{reads} and texts of {self.text_length} word pieces"
+        makes = f"{self.embedding_size} numbers" if "embed_images" in self.functions else "a score of each pair"
         return (
             f"Model of task {self.config.task.name}: {self._origin}\n  {runs.describe(self.params)}\n"
-            f"  {reads} -> {self.embedding_size} numbers; functions: {', '.join(self.functions)}"
+            f"  {reads} -> {makes}; functions: {', '.join(self.functions)}"
         )
+
+    def _expect(self, what: str, function: str) -> None:
+        """Refuses what a model of another kind is asked for."""
+        if function not in self.functions:
+            raise AlignError(f"{what}: expected a model with {function}, found one with {', '.join(self.functions)}")
 
     def _of_images(self, function: str, images: Pictures, progress: bool) -> np.ndarray:
         given = inputs.pictures(images)
         with ThreadPoolExecutor(READERS) as pool:
-            reading = (pool.map(self._square, part) for part in inputs.chunks(enumerate(given), AHEAD))
-            squares = (square for part in begun(reading, 1) for square in part)
-            batches = ({"image": np.stack(part)} for part in inputs.chunks(squares, self.embedder.batch_size))
+            reading = (pool.map(self._visual, part) for part in inputs.chunks(enumerate(given), AHEAD))
+            rows = (row for part in begun(reading, 1) for row in part)
+            batches = map(stacked, inputs.chunks(rows, self.embedder.batch_size))
             return self._in_batches(function, batches, _length(given), progress)
 
     def _in_batches(self, function: str, batches: Iterator[Batch], count: int | None, progress: bool) -> np.ndarray:
@@ -179,11 +222,11 @@ class Model:
                 function, self.params, self.model_state, batches, count=count, progress=progress
             )  # fmt: skip
 
-    def _square(self, numbered: tuple[int, Picture]) -> np.ndarray:
-        """What the model sees of a picture, uint8 [side, side, 3]."""
+    def _visual(self, numbered: tuple[int, Picture]) -> Batch:
+        """What the model is shown of a picture, or of a record: one row."""
         index, given = numbered
         try:
-            return self.embedder.pairs.image(inputs.picture(index, given))
+            return self.embedder.pairs.visual(inputs.picture(index, given))
         except BadExample as error:
             raise BadExample(f"image {index} ({inputs.described(given)}): {error}") from error
 

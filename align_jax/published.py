@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from align_jax import config as configs
-from align_jax import paths, towers
+from align_jax import paths, tasks, towers
 from align_jax.config import Config
 from align_jax.data import tokenizer_folder
 from align_jax.data.pixels import DEFAULT_PIXELS
@@ -46,6 +46,12 @@ AROUND = {
 DEFAULTS = {"task.pixels": DEFAULT_PIXELS, "data.resample": "bilinear", "task.text_pooling": "cls"}
 
 
+def _around(kind: str, config: Config) -> tuple[str, ...]:
+    """Those of AROUND that the task has: a cross-encoder pools no texts."""
+    pools = tasks.examples(config) == "pairs"
+    return tuple(key for key in AROUND[kind] if pools or key != "task.text_pooling")
+
+
 def fitted(config: Config, found: Towers) -> Config:
     """The config with what it leaves to its towers. AlignError where it names another tower than the source has."""
     own: Config = ConfigDict(configs.plain(config))
@@ -73,7 +79,7 @@ def as_before(config: Config, path: Path) -> Config:
     for kind in FIELDS:
         if own.init[kind] and kind in own.task:
             named = _named(kind, own)
-            for key in (*(f"task.{kind}.{field}" for field in FIELDS[kind]), *AROUND[kind]):
+            for key in (*(f"task.{kind}.{field}" for field in FIELDS[kind]), *_around(kind, config)):
                 if key in before and key not in named:
                     _set(own, key, before[key])
     return own
@@ -161,14 +167,14 @@ def _keys_of(kind: str, source: Pretrained, config: Config) -> dict[str, Any]:
     if kind == "text":
         told["data.vocab.size"] = tower.vocab_size
     own = {f"task.{kind}.{name}": value for name, value in fields(kind, tower).items()}
-    return own | {key: told[key] for key in AROUND[kind] if key in told}
+    return own | {key: told[key] for key in _around(kind, config) if key in told}
 
 
 def _named(kind: str, config: Config) -> dict[str, Any]:
     """Dotted key -> value of what the config says of a tower, and of how it is fed."""
     told = configs.flat(configs.plain(config), prefix="")
     own = {f"task.{kind}.{name}": value for name, value in NAMED[kind](config.task[kind]).items()}
-    return own | {key: told[key] for key in AROUND[kind] if told.get(key) is not None}
+    return own | {key: told[key] for key in _around(kind, config) if told.get(key) is not None}
 
 
 def _another(kind: str, source: Pretrained, config: Config, wrong: Mapping[str, tuple[Any, Any]]) -> AlignError:

@@ -95,7 +95,9 @@ class Run:
 
     def evaluators(self, sections: Mapping[str, Any], folder: Path) -> dict[str, Evaluator]:
         """Evaluators by name, with their sources opened; their files go to `folder`."""
-        made = evals.make(sections, self.embedder, functions=self.task.functions(), workdir=folder)
+        from align_jax.loading import load  # which imports this module
+
+        made = evals.make(sections, self.embedder, functions=self.task.functions(), workdir=folder, load=load)
         return dict(zip(sections, made, strict=True))
 
     def due(self, step: int) -> list[str]:

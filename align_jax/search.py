@@ -7,6 +7,7 @@ on 127.0.0.1, for this machine alone, and asks no other one for anything.
 
 --data: pairs.jsonl or pairs.csv (align_jax/data/manifest.py), a folder of pictures, or any source of the project as
 name=value,name=value or JSON (align_jax/data/source.py).
+--rerank: a cross-encoder looks again at the first --rerank_top pictures that a text finds, and orders them anew.
 --index_kind: exact (on the devices), flat, hnsw, ivf (FAISS); auto takes exact below 200,000 pictures, else hnsw.
 --index_options: of hnsw m=32,ef_construction=200,ef_search=128; of ivf nlist=0 (by the number of pictures),nprobe=32.
 """
@@ -22,7 +23,8 @@ from align_jax.loading import load
 from align_jax.searching import index as indexes
 from align_jax.searching import page
 from align_jax.searching.collection import open_collection
-from align_jax.searching.engine import Engine
+from align_jax.searching.engine import MOST, Engine
+from align_jax.searching.reranker import Reranker
 
 THREADS = min(os.cpu_count() or 1, 8)
 
@@ -42,7 +44,8 @@ def main(_: list[str]) -> None:
     print(f"{len(collection):,} pictures in {collection.folder}: {index.described()}", flush=True)
     if collection.problems:
         print(f"left out: {collection.left_out()}", flush=True)
-    engine = Engine(model, collection, index)
+    again = Reranker(load(values.rerank), collection.source, values.rerank_top) if values.rerank else None
+    engine = Engine(model, collection, index, again)
     engine.warm_up()
     page.serve(engine, title=values.title, port=values.port, browser=values.browser)
 
@@ -53,6 +56,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("index", None, "folder of the embeddings and the index; by default in <workdir>/search")
     flags.DEFINE_string("index_kind", "auto", "auto, exact, flat, hnsw or ivf")
     flags.DEFINE_string("index_options", "", "parameters of the index, name=value,name=value")
+    flags.DEFINE_string("rerank", "", "a work directory or an export of a cross-encoder that re-ranks what texts find")
+    flags.DEFINE_integer("rerank_top", 50, "pictures that it re-ranks", lower_bound=1, upper_bound=MOST)
     flags.DEFINE_integer("threads", THREADS, "threads of FAISS", lower_bound=1)
     flags.DEFINE_integer("port", 7860, "port of the page on 127.0.0.1; 0 for any free one", lower_bound=0)
     flags.DEFINE_boolean("browser", False, "opens the page in a browser")

@@ -43,7 +43,7 @@ def sweep(config: Config, plan: Config, workdir: Path) -> list[Group] | None:
     runs = [(row, seed, _config(config, row, number, seed)) for seed in seeds for number, row in enumerate(plan.rows)]
     if not runs or not columns:
         raise AlignError(
-            f"sweep: expected rows, seeds and columns, found {len(plan.rows)}, {len(seeds)}, {len(columns)}"
+            f"sweep: expected rows, seeds and columns, found {len(plan.rows)}, {len(seeds)} and {len(columns)}"
         )
     for _, _, own in runs:
         evaluators = stages.stage_configs(own, workdir)[-1][0].evals
@@ -127,9 +127,11 @@ def _write(groups: list[Group], columns: dict[str, str], config: Config, workdir
 
 
 def _length(config: Config) -> str:
-    """Of a run; that of a row on other data may be another number of steps, as long as this says epochs."""
-    steps = config.steps if isinstance(config.steps, str) else f"{config.steps:,} steps"
-    return f"{steps} of {config.batch_size:,} pairs each"
+    """Of a run. How many steps its epochs are, its data say, which may be a row's own."""
+    said = str(config.steps)
+    if said.isdigit():
+        return f"{int(said):,} steps of {config.batch_size:,} pairs each"
+    return f"{said} in steps of {config.batch_size:,} pairs"
 
 
 def table(groups: list[Group]) -> str:

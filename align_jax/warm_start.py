@@ -71,10 +71,7 @@ def make(*, image: str = "", text: str = "", checkpoints: Sequence[Mapping[str, 
 
 def refuse_other_state(here: PyTree, there: PyTree, origin: str) -> None:
     """Refuses to go on with the optimizer's state of the run in `origin` where its arrays, or its kind, are others."""
-    ours, theirs = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-        for leaves, _ in map(jax.tree_util.tree_flatten_with_path, (here, there))
-    )
+    ours, theirs = ({_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(s)} for s in (here, there))
     differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
     if differing:
         shapes = f"{differing[0]} of shape {ours.get(differing[0])} here and {theirs.get(differing[0])} there"
@@ -87,6 +84,12 @@ def refuse_other_state(here: PyTree, there: PyTree, origin: str) -> None:
         f"config.init.checkpoints: expected the optimizer and the trained parameters of {origin}, whose optimizer's "
         f"state is to be kept, found {found}; begin with a fresh optimizer (leave 'optimizer' out)"
     )
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """As transform/mu/text_tower/..: without the places that optax gives its states, which tell a user nothing."""
+    parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    return "/".join(part for part in parts if not part.isdigit())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +143,15 @@ def _vocabulary(origin: str, config: Config) -> Path | None:
         return None
     path = tokenizer_folder.kept(Path(origin))
     if path is None:
-        raise AlignError(f"config.init.checkpoints: expected a vocabulary beside the word embedding of {origin}")
+        raise AlignError(
+            f"config.init.checkpoints: expected a vocabulary beside the word embedding of {origin}, found none; put "
+            f"the {' or '.join(tokenizer_folder.FILES)} there that it was trained with"
+        )
     of = f"{origin}, whose word embedding config.init.checkpoints takes"
     published.refuse_other_vocabulary(path, config, of=of, mend=f"give --config.data.vocab.path={origin}")
     ours, theirs = (vocab.get("lowercase", True) for vocab in (config.data.vocab, theirs))
     if ours != theirs:
-        raise AlignError(f"config.data.vocab.lowercase: expected {theirs}, that of {of}, found {ours}")
+        raise AlignError(f"config.data.vocab.lowercase: expected {theirs}, that of {of}, found {ours}; give the same")
     return path
 
 

@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
         "evals": {},
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},
-        "export": False,  # a cross-encoder has no embeddings; a run is loaded as it is
+        "export": True,
         # BERT-base, by folder or hub name; {"checkpoint": run or export, "paths": {from: to}} of runs.
         "init": {"image": "", "text": "google-bert/bert-base-uncased", "checkpoints": ()},
         "freeze": (),

@@ -99,7 +99,7 @@ def get_config(data: str = "flickr30k") -> ConfigDict:
         },
         # Steps in a row that may fail to be finite; minutes in which nothing is finished, after which the run ends.
         "watch": {"non_finite": 10, "minutes": 30.0},
-        "export": False,  # a cross-encoder has no embeddings; a run is loaded as it is
+        "export": True,
         "init": {
             "image": "", "text": "",  # published towers, by file, folder or hub name
             "checkpoints": ({"checkpoint": "runs/imagebert/cc_sbu", "paths": {part: part for part in PARTS}},),

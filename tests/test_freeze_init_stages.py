@@ -11,8 +11,9 @@ from tiny_run import manifest
 
 import align_jax
 from align_jax import config as configs
-from align_jax import main, paths
+from align_jax import main, paths, warm_start
 from align_jax import run as runs
+from align_jax import state as states
 from align_jax.stages import stage_configs
 from align_jax.types import AlignError
 
@@ -86,7 +87,6 @@ def test_a_pattern_that_names_nothing_is_refused(config, tmp_path):
 
 def warm(config, workdir, source, mapping):
     """The state at the start of a run that takes `mapping` from `source`."""
-    from align_jax import warm_start
     from align_jax.data import source as sources
 
     config.seed, config.init.checkpoints = 7, ({"checkpoint": str(source), "paths": mapping},)
@@ -133,7 +133,6 @@ def leaves(prefix, *names):
 )
 def test_init_moves_paths(tmp_path, monkeypatch, mapping, source, goal):
     """Any folder to any other, the root among them; 'old' does not mean 'older'."""
-    from align_jax import warm_start
     from align_jax.state import TrainState
 
     class Other:
@@ -164,6 +163,48 @@ def test_init_reports_what_does_not_fit(config, tmp_path, first, mapping, change
     with pytest.raises(AlignError, match=match) as error:
         warm(config, tmp_path / "run", first[1], mapping)
     assert "\n" not in str(error.value) and str(first[1]) in str(error.value)
+
+
+def taking(config, source, mapping):
+    """The vocabulary that a run with `mapping` from `source` is told to use."""
+    checkpoint = {"checkpoint": str(source), "paths": mapping}
+    with warm_start.make(checkpoints=(checkpoint,)).vocabulary(config) as path:
+        return path
+
+
+@pytest.mark.parametrize("mapping", [{"": ""}, {"text_tower": "text_tower"}], ids=str)
+def test_a_word_embedding_brings_its_vocabulary(config, tmp_path, first, mapping):
+    assert taking(config, first[1], mapping) == first[1] / "vocab.txt"
+    config.data.vocab.path = str(first[1])
+    assert taking(config, first[1], mapping) == first[1] / "vocab.txt"
+    other = tmp_path / "other.txt"
+    pieces = (first[1] / "vocab.txt").read_text()
+    other.write_text(pieces.replace("square", "circle"))
+    config.data.vocab.path = str(other)
+    with pytest.raises(
+        AlignError, match=r"vocab.path: expected the vocabulary of \S+, whose word embedding config.init"
+    ):
+        taking(config, first[1], mapping)
+    other.write_text(pieces)
+    assert taking(config, first[1], mapping)
+    config.data.vocab.lowercase = False
+    with pytest.raises(AlignError, match=r"config.data.vocab.lowercase: expected True, that of .*, found False"):
+        taking(config, first[1], mapping)
+
+
+def test_an_image_tower_brings_none(config, tmp_path, first):
+    config.data.vocab.path = str(tmp_path / "any.txt")
+    assert taking(config, first[1], {"image_tower": "image_tower", "text_projection": "text_projection"}) is None
+
+
+def test_another_vocabulary_of_the_same_size_is_refused_by_a_run(config, tmp_path, first, monkeypatch):
+    monkeypatch.setattr(states, "create", lambda *_, **__: pytest.fail("the mistake was found too late"))
+    (tmp_path / "vocab.txt").write_text((first[1] / "vocab.txt").read_text().replace("square", "circle"))
+    config.data.vocab.path = str(tmp_path / "vocab.txt")
+    config.init.checkpoints = ({"checkpoint": str(first[1]), "paths": {"text_tower": "text_tower"}},)
+    with pytest.raises(AlignError, match=rf"found another in .*; give --config.data.vocab.path={first[1]}"):
+        main.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_stages_run_one_after_the_other(config, tmp_path):

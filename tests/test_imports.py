@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "interop": LOW | {"compact", "files", "paths", "data", "models", "towers"},
     "curation": LOW | {"data"},
     "reporting": set(),
+    "region_files": LOW | {"data", "curation", "evals", "model"},
     "adapters": LOW | {"data", "inputs", "loading", "model"},
     "embeddings": LOW | {"files", "data", "evals", "provenance", "weights", "model"},
     "exporting": LOW | {"compact", "paths", "files", "sharding", "data", "models", "tasks", "provenance", "weights",
@@ -118,6 +119,7 @@ def test_libraries_stay_in_their_rooms(path):
     used = {name.split(".")[0] for name in imports(path, run_time_only=True)}
     own = room(name_of(path))
     assert "flax" not in used or own == "models"
+    assert not used & {"lmdb", "msgpack"} or own == "region_files"
     assert "orbax" not in used or own == "checkpoint"
     assert "apache_beam" not in used or own == "curation"
     assert not used & {"onnx", "onnxruntime", "onnx_ir", "jax2onnx"} or own == "exporting"

@@ -27,6 +27,7 @@ SIGNATURES = {
     "Model.embed_texts": "(self, texts: Texts, *, progress: bool = True) -> numpy.ndarray",
     "Model.classify_images": "(self, images: Pictures, *, progress: bool = True) -> numpy.ndarray",
     "Model.similarity": "(self, images: Pictures, texts: Texts) -> numpy.ndarray",
+    "Model.score": "(self, images: Pictures, texts: Texts, *, progress: bool = True) -> numpy.ndarray",
     "Model.zero_shot": (
         "(self, classes: str | collections.abc.Iterable[str], templates: str | collections.abc.Iterable[str] = "
         "('a photo of a {}.',), *, language: str = 'en') -> align_jax.zero_shot.ZeroShotClassifier"
@@ -79,7 +80,7 @@ def test_a_model_says_what_it_is(model):
     lines = repr(model).splitlines()
     assert re.fullmatch(r"Model of task align: averaged weights at step 12, .*checkpoints/12", lines[0])
     assert re.search(r"image_tower 0\.01 M, .*text_tower 0\.03 M", lines[1])
-    assert "pictures of 32 x 32 pixels and texts of 8 word pieces -> 16 numbers" in lines[2]
+    assert "images (central 32 px of 36 x 36) and texts of 8 word pieces -> 16 numbers" in lines[2]
 
 
 def test_one_many_and_one_by_one(model, photos):

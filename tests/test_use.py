@@ -83,7 +83,10 @@ def test_the_export_verb_writes_what_training_wrote(finished_run, tmp_path):
             assert (workdir / name).read_bytes() == (finished_run / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("verb", ["main", "evaluate", "export", "embed", "curate", "search", "convert"])
+VERBS = ("main", "evaluate", "export", "embed", "curate", "search", "convert", "regions", "mine", "rerank")
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(verb):
     out, _ = shapes_run.finish(f"align_jax.{verb}", "--help", status=1)  # absl's status for it
     assert f"python -m align_jax.{verb} --" in out

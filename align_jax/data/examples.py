@@ -19,6 +19,11 @@ class Examples(Protocol):
         """How it sees pictures."""
         ...
 
+    @property
+    def protocol(self) -> str:
+        """What the model is shown of an image in evaluation, in words."""
+        ...
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A row of a training batch. BadExample where the record cannot be used."""
         ...

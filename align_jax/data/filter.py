@@ -85,7 +85,7 @@ class Filtered(Source):
         if not len(kept):
             raise AlignError(f"filter: expected a record left of each part, found none of {len(source)}; leave it out")
         self._source, self._kept, self._sidecars = source, kept, tuple(sidecars)
-        self.classes = source.classes
+        self.classes, self.object_classes = source.classes, source.object_classes
         self.problems = MappingProxyType(Counter(source.problems) + Counter(problems))
         if source.blocks is not None:  # those of which a record is left
             self.blocks = np.unique(np.searchsorted(kept, source.blocks))

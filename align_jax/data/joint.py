@@ -36,6 +36,11 @@ class Joint:
         """How it sees pictures."""
         return self.shown.view
 
+    @property
+    def protocol(self) -> str:
+        """What the model is shown of an image, in words."""
+        return self.shown.protocol
+
     def image(self, image: Any) -> np.ndarray:
         """The square for evaluation and inference, uint8 [H, W, 3]."""
         return self.view.evaluate(image)
@@ -104,7 +109,7 @@ def parts(
     else:
         shown = call(visuals.regions, regions, where="config.data.regions")
         if source is not None:
-            _ = shown.store  # found before a compilation
+            _ = shown.stores  # found before a compilation
     others = None if source is None else call(Negatives, negatives, where="config.data.negatives", source=source)
     return {
         "tokenizer": call(vocabularies.tokenizer, vocab, where="config.data.vocab", source=source, folder=folder),

@@ -31,6 +31,11 @@ class Labelled:
             raise BadExample("label missing")
         return {"image": self.view.train(record.image, rng), "label": np.asarray(record.label, np.int32)}
 
+    @property
+    def protocol(self) -> str:
+        """The square in evaluation, in words."""
+        return self.view.protocol
+
     def image(self, image: Any) -> np.ndarray:
         """The square for evaluation and inference, uint8 [H, H, 3]."""
         return self.view.evaluate(image)

@@ -41,6 +41,11 @@ class Pairs:
         """How it sees pictures."""
         return Resized(resize=self.resize, crop=self.crop, flip=self.flip, resample=self.resample)
 
+    @property
+    def protocol(self) -> str:
+        """The square in evaluation, in words."""
+        return self.view.protocol
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
         _, drawn = self.draw(record, rng)

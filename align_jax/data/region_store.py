@@ -2,7 +2,7 @@
 
 <folder>/
   regions.json       the facts; written last: where it stands, all is there
-  index.parquet      a row for each image: key, shard, record, count (its regions), in the order of the keys' UTF-8 bytes
+  index.parquet      a row for each image in the order of the keys' bytes: key, shard, record, count of its regions
   refused.parquet    a row for each image that is not there: key, reason
   shards/*.array_record   a tf.train.Example for each image
 

@@ -17,6 +17,7 @@ from align_jax.types import AlignError
 SOURCES = {
     "array_record": ("align_jax.data.array_record", "ArrayRecordShards"),
     "emoji": ("align_jax.data.emoji", "EmojiPairs"),
+    "emoji_scenes": ("align_jax.data.emoji_scenes", "EmojiScenes"),
     "folder": ("align_jax.data.folder", "Folder"),
     "manifest": ("align_jax.data.manifest", "Manifest"),
     "mixture": ("align_jax.data.mixture", "Mixture"),

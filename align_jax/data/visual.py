@@ -2,11 +2,15 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from align_jax.data.region_store import RegionStore, check_rule, key_of
+from align_jax.data.regions import Regions
 from align_jax.data.source import BadExample, Record
 from align_jax.data.views import Resized, View
 from align_jax.types import AlignError
@@ -18,6 +22,11 @@ class Visual(Protocol):
     @property
     def view(self) -> View:
         """How pictures are seen. AlignError where none are."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """`evaluate` in words."""
         ...
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -43,6 +52,11 @@ class Pictures:
 
     view: View
 
+    @property
+    def protocol(self) -> str:
+        """The square in evaluation."""
+        return self.view.protocol
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A random window."""
         return {"image": self.view.train(record.image, rng)}
@@ -62,13 +76,13 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class StoredRegions:
-    """{"regions": f32 [R, F], "boxes": f32 [R, 4], "region_mask": bool [R], "region_labels": int32 [R]}, and with
-    `soft` {"region_probabilities": f32 [R, C]}.
+    """{"regions": f32 [R, F], "boxes": f32 [R, 4], "region_mask": bool [R]}, and in training {"region_labels": int32
+    [R]}, with `soft` {"region_probabilities": f32 [R, C]} too.
 
     The surest `most` of an image; where there are fewer, the rest is zero, labelled -1 and not in the mask.
     """
 
-    path: str  # of a store (data/region_store.py)
+    paths: tuple[str, ...]  # of stores (data/region_store.py), as of several splits; a key is looked up in turn
     width: int  # F
     classes: int  # C; 0: labels take no part
     most: int = 100  # R
@@ -80,54 +94,71 @@ class StoredRegions:
         """There is none."""
         raise AlignError("expected a model that sees pictures, found one that is shown stored regions")
 
+    @property
+    def protocol(self) -> str:
+        """How many, and which."""
+        words = f"the surest {self.most} regions of {', '.join(self.paths)}"
+        try:
+            facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
+        except AlignError:  # loaded where its regions are not, a model can still say what it reads
+            return words
+        return f"{words} (digest {hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()})"
+
     @functools.cached_property
-    def store(self) -> RegionStore:
+    def stores(self) -> tuple[RegionStore, ...]:
         """Opened when first asked for: a model of such a run can be loaded where its regions are not."""
-        if not self.path:
+        if not self.paths:
             raise AlignError(
                 "config.data.regions.path: expected a folder of align_jax.regions, found none; give one, or leave "
                 "config.data.regions out to read pictures"
             )
-        store = RegionStore(self.path)
-        classes = store.facts.class_count
-        if store.width != self.width or (self.classes and classes != self.classes):
-            raise AlignError(
-                f"config.data.regions: expected width={store.width} and classes={classes} as in {self.path}, found "
-                f"{self.width} and {self.classes}"
-            )
-        return store
+        found = tuple(RegionStore(path) for path in self.paths)
+        for path, store in zip(self.paths, found, strict=True):
+            width, classes = store.width, store.facts.class_count
+            if width != self.width or (self.classes and classes != self.classes):
+                raise AlignError(
+                    f"config.data.regions: expected width={width} and classes={classes} as in {path}, found "
+                    f"{self.width} and {self.classes}"
+                )
+        return found
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """As in evaluation."""
-        return self.evaluate(record)
-
-    def evaluate(self, item: Any) -> dict[str, np.ndarray]:
-        """Those of a record."""
-        if not isinstance(item, Record):
-            raise AlignError("expected records whose regions are stored, found a picture alone")
-        found = self.store[key_of(item.id, self.key)]
-        found.check(width=self.width, classes=self.classes)
-        found = found.best(self.most)
-        row, count = self.blank(), len(found)
-        row["regions"][:count], row["boxes"][:count] = found.features, found.boxes
-        row["region_labels"][:count], row["region_mask"][:count] = found.labels, True
+        """As in evaluation, and of which classes they are."""
+        found = self._of(record)
+        row, count = self._filled(found), len(found)
+        row["region_labels"] = np.full(self.most, -1, np.int32)
+        row["region_labels"][:count] = found.labels
         if self.soft:
             if found.probabilities is None:
                 raise BadExample("no region probabilities")
+            row["region_probabilities"] = np.zeros((self.most, self.classes), np.float32)
             row["region_probabilities"][:count] = found.probabilities
+        return row
+
+    def evaluate(self, item: Any) -> dict[str, np.ndarray]:
+        """Those of a record."""
+        return self._filled(self._of(item))
+
+    def _of(self, item: Any) -> Regions:
+        if not isinstance(item, Record):
+            raise AlignError("expected records whose regions are stored, found a picture alone")
+        key = key_of(item.id, self.key)
+        found = next((store for store in self.stores if key in store), self.stores[0])[key]
+        found.check(width=self.width, classes=self.classes)
+        return found.best(self.most)
+
+    def _filled(self, found: Regions) -> dict[str, np.ndarray]:
+        row, count = self.blank(), len(found)
+        row["regions"][:count], row["boxes"][:count], row["region_mask"][:count] = found.features, found.boxes, True
         return row
 
     def blank(self) -> dict[str, np.ndarray]:
         """No region."""
-        row = {
+        return {
             "regions": np.zeros((self.most, self.width), np.float32),
             "boxes": np.zeros((self.most, 4), np.float32),
             "region_mask": np.zeros(self.most, bool),
-            "region_labels": np.full(self.most, -1, np.int32),
         }
-        if self.soft:
-            row["region_probabilities"] = np.zeros((self.most, self.classes), np.float32)
-        return row
 
     def preprocessing(self) -> dict[str, Any]:
         """What the features must be."""
@@ -142,11 +173,11 @@ def pictures(*, resize: int | None, crop: int | None, flip: bool = False, resamp
 
 
 def regions(
-    *, path: str, width: int, classes: int = 0, most: int = 100, key: str = "id", soft: bool = False
+    *, path: str | Sequence[str], width: int, classes: int = 0, most: int = 100, key: str = "id", soft: bool = False
 ) -> StoredRegions:
-    """Of `config.data.regions`: fields of `StoredRegions`. `classes` 0: no labels, and no loss on them.
+    """Of `config.data.regions`: fields of `StoredRegions`, `path` one store or several.
 
-    `most`: the paper's 100; 36 is its ablation.
+    `classes` 0: no labels, and no loss on them. `most`: the paper's 100; 36 is its ablation.
     """
     if width < 1 or classes < 0 or most < 1 or (soft and not classes):
         raise AlignError(
@@ -154,4 +185,5 @@ def regions(
             f"found {width}, {most} and {classes}"
         )
     check_rule(key, where="config.data.regions.key")
-    return StoredRegions(path, width, classes, most, key, soft)
+    paths = (path,) if isinstance(path, str) and path else tuple(path)
+    return StoredRegions(paths, width, classes, most, key, soft)

@@ -3,7 +3,7 @@
 `every` that many steps it takes place during training, 0: at the end alone; by default as `config.evaluate_every` says.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from align_jax.evals.crisscrossed import Crisscrossed
 from align_jax.evals.embedding import Embedder
 from align_jax.evals.knn import KNN
 from align_jax.evals.linear_probe import LinearProbe
+from align_jax.evals.proposals import Loaded
 from align_jax.evals.retrieval import Retrieval
+from align_jax.evals.scored_retrieval import ScoredRetrieval
 from align_jax.evals.simlex import SimLex
 from align_jax.evals.zero_shot import ZeroShot
 from align_jax.types import AlignError, Evaluator
@@ -30,15 +32,25 @@ KINDS = {
     "knn": KNN,
     "linear_probe": LinearProbe,
     "retrieval": Retrieval,
+    "scored_retrieval": ScoredRetrieval,
     "simlex": SimLex,
     "zero_shot": ZeroShot,
 }
+WITH_ANOTHER = ("scored_retrieval",)  # kinds that open another model
+
+
+def _no_other(path: str) -> Loaded:
+    raise AlignError(f"expected evaluators of one model alone here, found another: {path}")
 
 
 def make(
-    evals: Mapping[str, Any], embedder: Embedder, *, functions: Mapping[str, Any], workdir: Path
-) -> list[Evaluator]:
-    """All evaluators of a config; one that needs what the task lacks is an error here, before any compilation."""
+    evals: Mapping[str, Any], embedder: Embedder, *, functions: Mapping[str, Any], workdir: Path,
+    load: Callable[[str], Loaded] = _no_other,
+) -> list[Evaluator]:  # fmt: skip
+    """All evaluators of a config; one that needs what the task lacks is an error here, before any compilation.
+
+    `load`: what opens another model, for the kinds that compare with one or build on one.
+    """
     found = []
     for name, options in _sections(evals):
         options.pop("every", None)  # for `schedule`
@@ -55,6 +67,8 @@ def make(
         if isinstance(seed, int) and seed < 0:
             raise AlignError(f"evals.{name}.seed: expected a whole number of at least 0, found {seed}")
         given = {"embedder": embedder, "name": name, "folder": workdir}
+        if kind in WITH_ANOTHER:
+            given["load"] = load
         found.append(call(KINDS[kind], options, where=f"evals.{name}", **given))
     return found
 

@@ -31,6 +31,11 @@ class Blockwise:
         self._rows = _block(len(queries), QUERIES)
         self._columns = _block(len(candidates), CANDIDATES)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Q, M)."""
+        return len(self._queries), len(self._candidates)
+
     def scores(self, pairs: np.ndarray) -> np.ndarray:
         """f32 [P] of pairs int [P, 2] (query, candidate). Cheap where pairs lie close together, as captions do."""
         found = np.empty(len(pairs), np.float32)

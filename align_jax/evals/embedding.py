@@ -39,13 +39,16 @@ class Images(Protocol):
 
 
 class Embedder:
-    """Compiles each function for batches of `batch_size` rows, and for the next power of two where there are fewer."""
+    """Compiles each function for batches of `batch_size` rows, and for the next power of two where there are fewer.
+
+    Whoever starts a program of his own on the mesh holds `launch` while he does.
+    """
 
     def __init__(self, functions: dict[str, Function], pairs: Examples, *, mesh: jax.sharding.Mesh, batch_size: int):
         self.pairs, self.mesh = pairs, mesh
         self.batch_size = batch_size
         # Two programs that start at once, on some devices the one first and on some the other, wait for each other.
-        self._launch = threading.Lock()
+        self.launch = threading.Lock()
         self._opened: dict[str, Source] = {}
         self._remembered: dict[Hashable, Any] | None = None
         everywhere = sharding.replicated(mesh)  # so that each host can read the whole result
@@ -113,8 +116,22 @@ class Embedder:
         self, params: Params, model_state: ModelState, images: Images, function: str
     ) -> tuple[np.ndarray, dict[int, str]]:
         bad: dict[int, str] = {}
+        batches = map(stacked, self._shown(images, bad))
+        rows = self.run(function, params, model_state, batches, count=len(images))
+        rows[list(bad)] = 0.0
+        return rows, bad
 
-        def shown(index: int) -> dict[str, np.ndarray]:
+    def unreadable(self, images: Images) -> dict[int, str]:
+        """{index: reason} of pictures that cannot be read: all are, and nothing is computed."""
+        bad: dict[int, str] = {}
+        for _ in self._shown(images, bad):
+            pass
+        return bad
+
+    def _shown(self, images: Images, bad: dict[int, str]) -> Iterator[list[dict[str, np.ndarray]]]:
+        """What the model is shown of each picture, batch by batch; those that cannot be read are added to `bad`."""
+
+        def one(index: int) -> dict[str, np.ndarray]:
             try:
                 return self.pairs.visual(images[index])
             except BadExample as error:
@@ -122,11 +139,8 @@ class Embedder:
                 return self.pairs.blank()
 
         with ThreadPoolExecutor(READERS) as pool:
-            reading = begun((pool.map(shown, part) for part in self._parts(len(images))), READ_AHEAD)
-            batches = (_stacked(list(read)) for read in reading)
-            rows = self.run(function, params, model_state, batches, count=len(images))
-        rows[list(bad)] = 0.0
-        return rows, bad
+            reading = begun((pool.map(one, part) for part in self._parts(len(images))), READ_AHEAD)
+            yield from map(list, reading)
 
     def texts(
         self, params: Params, model_state: ModelState, texts: Sequence[str], *, function: str = "embed_texts"
@@ -144,7 +158,7 @@ class Embedder:
         Each batch has `batch_size` rows, but for the last one. `count`: n, where it is known, for the bar. Several
         threads may call it.
         """
-        self._function(name)
+        self.function(name)
         total = None if count is None else -(-count // self.batch_size)
         hidden = None if progress else True  # None: where nobody looks
         shown = tqdm(batches, name, total, unit="batch", delay=SLOW, leave=False, disable=hidden)
@@ -172,22 +186,23 @@ class Embedder:
         self, name: str, params: Params, model_state: ModelState, batch: Mapping[str, np.ndarray], rows: int
     ) -> Callable[[], np.ndarray]:
         """Has the devices compute a batch, padded to `rows`; what is returned waits for its rows f32 [n, D]."""
-        function = self._function(name)
+        function = self.function(name)
         own = sharding.local_rows(self.mesh, rows)
         local = {key: _padded(values, rows)[own.start : own.stop] for key, values in batch.items()}
-        with self._launch:
+        with self.launch:
             computing = function(params, model_state, sharding.place(self.mesh, local))
         count = len(next(iter(batch.values())))
 
         def finished() -> np.ndarray:
             found = np.asarray(computing, np.float32)[:count]
             if not np.isfinite(found).all():  # nothing is larger than nan: every rank would be the first
-                raise AlignError(f"{name}: expected finite embeddings, found nan or infinity; the weights are broken")
+                raise AlignError(f"{name}: expected finite numbers, found nan or infinity; the weights are broken")
             return found
 
         return finished
 
-    def _function(self, name: str) -> Function:
+    def function(self, name: str) -> Function:
+        """The task's function, compiled for what it is given, its result whole on every device."""
         if name not in self._functions:
             raise AlignError(f"{name}: the model has no such function, only {sorted(self._functions)}")
         return self._functions[name]
@@ -203,7 +218,8 @@ def begun(jobs: Iterable[Job], ahead: int) -> Iterator[Job]:
     yield from waiting
 
 
-def _stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch of rows."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 

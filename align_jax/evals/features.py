@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class FeatureCache:
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As `Embedder.images`, of the source of `options`. Pieces that an earlier call left are read, not embedded."""
         source = self._embedder.open(options)
-        view = statistics.digest([self._embedder.pairs.view.protocol])
+        view = statistics.digest([self._embedder.pairs.protocol])
         name = f"{digest(params, model_state)}-{data_digest(options, source)}-{function}-{view}"
         return self.of_source(params, model_state, source, function=function, name=name)
 
@@ -65,12 +65,12 @@ class FeatureCache:
 
 
 def pieces(
-    folder: Path, count: int, make: Callable[[range], dict[str, np.ndarray]], *, what: str, unit: str
+    folder: Path, count: int, make: Callable[[range], dict[str, np.ndarray]], *, what: str, unit: str, size: int = PIECE
 ) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
-    """(records, what `make` gives of them) of each PIECE of `count` records, kept in `folder`, file by file."""
+    """(records, what `make` gives of them) of each `size` of `count` records, kept in `folder`, file by file."""
     with tqdm(total=count, desc=what, unit=unit, delay=SLOW, leave=False, disable=None) as bar:
-        for start in range(0, count, PIECE):
-            part = range(start, min(start + PIECE, count))
+        for start in range(0, count, size):
+            part = range(start, min(start + size, count))
             path = folder / f"{start}.npz"
             found = _read(path)
             if found is None:
@@ -81,9 +81,9 @@ def pieces(
 
 
 class Records:
-    """Some records of a source."""
+    """Some records of a source, by their numbers."""
 
-    def __init__(self, source: Source, part: range):
+    def __init__(self, source: Source, part: Sequence[int]):
         self._source, self._part = source, part
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ decision 12): a model that gives every pair the same score retrieves nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -27,9 +27,31 @@ def ranks(
     queries [Q, D], candidates [M, D]; right int [P, 2]: (query, candidate), each pair once. `without`: pairs of which
     neither finds the other, as of a query with itself; none of them is in `right`. Memory grows with Q + M + P.
     """
-    search = Blockwise(mesh, queries, candidates)
+    return ranks_in(Blockwise(mesh, queries, candidates), right, without)
+
+
+class Search(Protocol):
+    """Scores of Q queries with M candidates, however they are kept: `Blockwise`, `Dense`."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Q, M)."""
+        ...
+
+    def scores(self, pairs: np.ndarray) -> np.ndarray:
+        """f32 [P] of pairs int [P, 2] (query, candidate)."""
+        ...
+
+    def at_least(self, query_floor: np.ndarray, candidate_floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(int64 [Q], int64 [M]): how many candidates score at least a query's floor f32 [Q], and how many queries at
+        least a candidate's, f32 [M]."""
+        ...
+
+
+def ranks_in(search: Search, right: np.ndarray, without: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """As `ranks`, of scores that need not be dot products."""
     scores = search.scores(right)
-    floors = [_best(scores, right[:, side], count) for side, count in enumerate((len(queries), len(candidates)))]
+    floors = [_best(scores, right[:, side], count) for side, count in enumerate(search.shape)]
     found = search.at_least(*floors)
     pairs = right
     if without is not None:

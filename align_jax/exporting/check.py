@@ -40,42 +40,52 @@ class Agreement:
 class Inputs:
     """Rows to compare on. `of` tells what they are of."""
 
-    images: np.ndarray  # uint8 [COUNT, H, W, 3]
+    visual: Mapping[str, np.ndarray]  # what the model is shown of images
     texts: Mapping[str, np.ndarray]  # text_ids, text_mask; empty for a model that reads none
     of: str
 
     def given(self, subject: Subject, name: str) -> dict[str, np.ndarray]:
         """What a function takes of them."""
-        return {key: self.images if key == "image" else self.texts[key] for key in subject.inputs(name)}
+        known = {**self.visual, **self.texts}
+        if "tokens" in subject.inputs(name):
+            exact = subject.rows(subject.exact.params, subject.exact.model_state)
+            known["tokens"] = exact["image_tokens"](self.visual)
+        return {key: known[key] for key in subject.inputs(name)}
 
 
 def inputs(parts: Run) -> Inputs:
     """The first examples of the run's source that can be used; drawn ones where it cannot be opened."""
     of = "the training source"
     try:
-        squares, texts = _examples(parts.pairs, sources.make(**parts.config.data.source))
+        rows, texts = _examples(parts.pairs, sources.make(**parts.config.data.source))
     except (AlignError, OSError, TypeError):
-        squares, texts = [], []
-    if not squares:
-        of, squares = "drawn pictures and made-up texts", [parts.pairs.image(picture) for picture in _drawn()]
+        rows, texts = [], []
     reads = "vocab" in parts.config.data
-    return Inputs(np.stack(squares), parts.pairs.texts([*texts, *WORDS][:COUNT]) if reads else {}, of)
+    own = parts.pairs.texts([*texts, *WORDS][:COUNT]) if reads else {}
+    blank = parts.pairs.blank()
+    if rows:
+        return Inputs({name: np.stack([row[name] for row in rows]) for name in blank}, own, of)
+    if "image" not in blank:
+        drawn = parts.task.dummy_batch(COUNT)
+        return Inputs({name: np.asarray(drawn[name]) for name in blank}, own, "drawn regions and made-up texts")
+    squares = [parts.pairs.image(picture) for picture in _drawn()]
+    return Inputs({"image": np.stack(squares)}, own, "drawn pictures and made-up texts")
 
 
-def _examples(pairs: Examples, source: Source) -> tuple[list[np.ndarray], list[str]]:
-    """(squares, texts) of the first records."""
-    squares: list[np.ndarray] = []
+def _examples(pairs: Examples, source: Source) -> tuple[list[dict[str, np.ndarray]], list[str]]:
+    """(what the model is shown, texts) of the first records."""
+    rows: list[dict[str, np.ndarray]] = []
     texts: list[str] = []
     for index in range(min(LOOKED_AT, len(source))):
         try:
             record = source[index]
-            squares.append(pairs.image(record.image))
+            rows.append(pairs.visual(record))
         except BadExample:
             continue
         texts += [text for text in record.texts if _words(pairs, text)][:1]
-        if len(squares) == COUNT:
+        if len(rows) == COUNT:
             break
-    return squares, texts
+    return rows, texts
 
 
 def _words(pairs: Examples, text: str) -> bool:
@@ -93,7 +103,8 @@ def _drawn() -> list[Image.Image]:
 
 
 def compare(rows: np.ndarray, expected: np.ndarray) -> Agreement:
-    """Both [B, D]."""
+    """Both [B, D], or [B], of one number a row."""
+    rows, expected = (x.reshape(len(x), -1) for x in (rows, expected))
     if rows.shape != expected.shape:
         raise AlignError(f"the check: expected rows of shape {expected.shape}, found {rows.shape}")
     a, b = rows.astype(np.float64), expected.astype(np.float64)

@@ -21,8 +21,9 @@ def write(parts: Run, folder: Path, signature: Mapping[str, Any], *, programs: b
     """Each whole; all processes call it together. `programs` take the bytes of pictures, not numbers made of them."""
     for name, save in parts.pairs.files().items():
         files.write(folder / name, save)
-    pixels = parts.config.task.get("pixels", DEFAULT_PIXELS)
-    told = preprocessing.described(parts.pairs.preprocessing(), pixels, applied=programs)
+    told = parts.pairs.preprocessing()
+    if "image" in parts.pairs.blank():
+        told = preprocessing.described(told, parts.config.task.get("pixels", DEFAULT_PIXELS), applied=programs)
     files.write_json(folder / preprocessing.FILE, told)
     files.write_json(folder / SIGNATURE, signature)
 

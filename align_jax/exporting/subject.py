@@ -20,6 +20,20 @@ from align_jax.weights import Weights
 Rows = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # name of an input -> its rows; rows f32 [B, D]
 
 
+# What a function takes of a row: of the image, the visual tokens that `image_tokens` makes of it, or the text.
+READS = {
+    **dict.fromkeys(("embed_images", "image_features", "classify_images", "image_tokens"), ("visual",)),
+    **dict.fromkeys(("embed_texts", "text_features"), ("text",)),
+    "score_pairs": ("visual", "text"),
+    "score_tokens": ("tokens", "text"),
+}
+# Of a function that looks at one tower alone, how the other's parameters begin.
+OTHER = {
+    **dict.fromkeys(("embed_images", "image_features", "classify_images"), "text_"),
+    **dict.fromkeys(("embed_texts", "text_features"), "image_"),
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A model that is to be exported.
@@ -27,6 +41,7 @@ class Subject:
     Attributes:
       functions: name -> (params, model_state, inputs) -> rows, as the task gives them.
       exact: the weights as they were trained.
+      functions: those that are exported, of the `known` ones.
       kind: of `compact.KINDS`, as which they are stored.
       dtype: in which the towers compute.
       platforms: of jax, that a program is for.
@@ -34,6 +49,7 @@ class Subject:
 
     parts: Run
     functions: Mapping[str, Callable[[Params, ModelState, Batch], jax.Array]]
+    known: Mapping[str, Callable[[Params, ModelState, Batch], jax.Array]]
     exact: Weights
     kind: str
     dtype: str
@@ -52,19 +68,23 @@ class Subject:
 
     def inputs(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
         """The name, shape and dtype of one row of each input of a function."""
-        side = self.parts.pairs.view.side
-        if "image" in name:
-            return {"image": jax.ShapeDtypeStruct((side, side, 3), np.uint8)}
-        length = self.parts.config.data.text_length
-        return {
-            "text_ids": jax.ShapeDtypeStruct((length,), np.int32),
-            "text_mask": jax.ShapeDtypeStruct((length,), np.bool_),
-        }
+        found: dict[str, jax.ShapeDtypeStruct] = {}
+        for kind in READS[name]:
+            if kind == "visual":
+                blank = self.parts.pairs.blank()
+                found |= {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in blank.items()}
+            elif kind == "tokens":
+                found["tokens"] = self.output("image_tokens")
+            else:
+                length = self.parts.config.data.text_length
+                found["text_ids"] = jax.ShapeDtypeStruct((length,), np.int32)
+                found["text_mask"] = jax.ShapeDtypeStruct((length,), np.bool_)
+        return found
 
     def output(self, name: str) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one row that a function gives."""
         one = {key: jax.ShapeDtypeStruct((1, *row.shape), row.dtype) for key, row in self.inputs(name).items()}
-        found = jax.eval_shape(self.functions[name], self.restored.params, self.restored.model_state, one)
+        found = jax.eval_shape(self.known[name], self.restored.params, self.restored.model_state, one)
         return jax.ShapeDtypeStruct(found.shape[1:], found.dtype)
 
     def program(self, name: str) -> Callable[..., jax.Array]:
@@ -80,16 +100,16 @@ class Subject:
 
     def used(self, name: str) -> dict[str, np.ndarray]:
         """Of what is stored, what the function may look at: the program of one tower carries no other."""
-        other = "text_" if "image" in name else "image_"
+        other = OTHER.get(name)
         return {
             path: array for path, array in self.stored.items()
-            if not any(part.startswith(other) for part in path.split("/"))
+            if other is None or not any(part.startswith(other) for part in path.split("/"))
         }  # fmt: skip
 
     @functools.cached_property
     def live(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
         """The functions, compiled for this machine."""
-        return {name: jax.jit(function) for name, function in self.functions.items()}
+        return {name: jax.jit(function) for name, function in self.known.items()}
 
     def rows(self, params: Params, model_state: ModelState) -> dict[str, Rows]:
         """What the functions give with other weights."""
@@ -122,13 +142,14 @@ def make(
         if name not in known:
             raise AlignError(f"--functions: the model has no {name!r}; {nearest(name, list(known))}")
     own = {name: known[name] for name in chosen}
-    return Subject(parts, own, weights, kind, config.task.get("dtype", "float32"), tuple(platforms))
+    return Subject(parts, own, known, weights, kind, config.task.get("dtype", "float32"), tuple(platforms))
 
 
 def default(known: Mapping[str, Any]) -> tuple[str, ...]:
     """Of a task's functions those that are exported unless others are named."""
-    if "classify_images" in known:
-        return ("classify_images",)
+    for whole in ("classify_images", "score_pairs"):
+        if whole in known:
+            return (whole,)
     return tuple(name for name in known if name.startswith("embed_"))
 
 

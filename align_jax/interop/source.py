@@ -49,8 +49,14 @@ def open_pretrained(name_or_path: str | Path) -> Pretrained:
 
 def huggingface_of(model: Pretrained) -> Foreign:
     """The model, or the tower, in Hugging Face's layout, with a model card. AlignError for what that cannot express."""
-    if model.task.get("name") == "align":
+    name = model.task.get("name")
+    if name == "align":
         writer = huggingface_align.write
+    elif name not in (None, "classify"):
+        raise AlignError(
+            f"{model.where}: expected a model that transformers has, found one of task {name}; choose "
+            "--format=stablehlo or --format=onnx"
+        )
     else:
         writer = huggingface_efficientnet.write if "image" in model.task else huggingface_bert.write
     found = writer(model)

@@ -127,7 +127,7 @@ class ImageBert(nn.Module):
         if self.global_feature:
             kept = present[..., None].astype(features.dtype)
             mean = (features * kept).sum(1, keepdims=True) / jnp.maximum(kept.sum(1, keepdims=True), 1.0)
-            whole = jnp.broadcast_to(jnp.asarray(WHOLE, boxes.dtype)[None, None], (len(boxes), 1, 4))
+            whole = jnp.broadcast_to(jnp.asarray(WHOLE, boxes.dtype)[None, None], (boxes.shape[0], 1, 4))
             features = jnp.concatenate([features, mean], axis=1)
             boxes = jnp.concatenate([boxes, whole], axis=1)
             present = jnp.concatenate([present, present.any(1, keepdims=True)], axis=1)
@@ -150,7 +150,7 @@ class ImageBert(nn.Module):
         middle = embed(last, first=VISUAL_POSITION + 1, keys=fold(keys, 1))
         words = embed(ids[:, 1:], first=VISUAL_POSITION + 2, segment=1, keys=fold(keys, 2))
         x = jnp.concatenate([first, tokens.astype(first.dtype), middle, words], axis=1)
-        one = jnp.ones((len(ids), 1), bool)
+        one = jnp.ones((ids.shape[0], 1), bool)
         seen = jnp.concatenate([one, present, one, mask[:, 1:].astype(bool)], axis=1)
         return self.text_tower.encode(x, seen, keys=fold(keys, 3))
 

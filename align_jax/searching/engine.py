@@ -15,6 +15,7 @@ from align_jax.evals.query import TEXT_WEIGHT, compose
 from align_jax.model import Model
 from align_jax.searching.collection import Collection
 from align_jax.searching.index import Index
+from align_jax.searching.reranker import Reranker
 from align_jax.types import AlignError
 
 MOST = 200  # pictures of one answer
@@ -46,6 +47,7 @@ class Hit(NamedTuple):
     score: float  # cosine similarity with the query
     captions: tuple[str, ...]
     label: str  # class, or nothing
+    match: float | None = None  # the cross-encoder's logit, where it looked at the picture
 
 
 class Answer(NamedTuple):
@@ -59,13 +61,13 @@ class Answer(NamedTuple):
 class Engine:
     """A model, a collection and its index. Safe among threads."""
 
-    def __init__(self, model: Model, collection: Collection, index: Index):
-        """AlignError for a model that reads no texts."""
+    def __init__(self, model: Model, collection: Collection, index: Index, reranker: Reranker | None = None):
+        """`reranker`: orders anew what is found for a text alone. AlignError for a model that reads no texts."""
         if not isinstance(model.embedder.pairs, Pairs):
             raise AlignError("search: expected a model of images and texts, found one of labelled images")
         self._pairs = model.embedder.pairs
         self.collection, self.index = collection, index
-        self._model = model
+        self._model, self._reranker = model, reranker
         self.classes = [collection.source.classes[label] for label in np.unique(collection.labels) if label >= 0]
 
     def warm_up(self) -> None:
@@ -77,6 +79,8 @@ class Engine:
         row = self._text("a", "text", [])
         for k in (Query.count, MOST):
             self.index.searchable.search(row, k)
+        if self._reranker:
+            self._reranker("a", self.collection.rows[: self._reranker.top].tolist())
 
     def search(self, query: Query) -> Answer:
         """The nearest pictures. AlignError, in words for the one who asked, for a query that cannot be answered."""
@@ -95,25 +99,29 @@ class Engine:
             [weight for _, _, weight in used],
         )  # fmt: skip
         embedded = time.perf_counter()
-        scores, places = self._nearest(row, query)
+        again = self._reranker if query.text.strip() and len(used) == 1 and not images else None
+        scores, places = self._nearest(row, query, max(query.count, again.top if again else 0))
         searched = time.perf_counter()
         hits = [
             self._hit(int(place), float(score))
             for place, score in zip(places, scores, strict=True) if score >= query.min_score
         ]  # fmt: skip
         milliseconds = {"embedding": 1e3 * (embedded - start), "searching": 1e3 * (searched - embedded)}
-        return Answer(hits, milliseconds, notes)
+        if again and hits:
+            hits = _reranked(again, captions.clean(query.text), hits)
+            milliseconds["re-ranking"] = 1e3 * (time.perf_counter() - searched)
+        return Answer(hits[: query.count], milliseconds, notes)
 
-    def _nearest(self, row: np.ndarray, query: Query) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, row: np.ndarray, query: Query, count: int) -> tuple[np.ndarray, np.ndarray]:
         if not query.label:
-            return self.index.searchable.search(row, query.count)
+            return self.index.searchable.search(row, count)
         # An index that skips what is of other classes finds too little of a rare one: all of a class are compared.
         if query.label not in self.classes:
             raise AlignError(f"There is no class {query.label!r} here; {nearest(query.label, self.classes)}.")
         places = np.flatnonzero(self.collection.labels == self.collection.source.classes.index(query.label))
         blocks = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
         scores = np.concatenate([self.collection.images[block] @ row for block in blocks])
-        best = np.argsort(-scores, kind="stable")[: query.count]
+        best = np.argsort(-scores, kind="stable")[:count]
         return scores[best], places[best]
 
     def _hit(self, place: int, score: float) -> Hit:
@@ -143,6 +151,15 @@ class Engine:
         if unknown:
             notes.append(f"The model has no pieces to spell {unknown} word{'s' if unknown > 1 else ''} of {text!r}.")
         return self._model.embed_texts([text])[0]
+
+
+def _reranked(reranker: Reranker, text: str, hits: list[Hit]) -> list[Hit]:
+    """The first ones in the cross-encoder's order, the others behind them as they were."""
+    first = hits[: reranker.top]
+    scores = reranker(text, [hit.row for hit in first])
+    order = np.argsort(-scores, kind="stable").tolist()
+    seen = [float(scores[i]) if np.isfinite(scores[i]) else None for i in order]
+    return [first[i]._replace(match=score) for i, score in zip(order, seen, strict=True)] + hits[reranker.top :]
 
 
 def _check(query: Query) -> None:

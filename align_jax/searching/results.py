@@ -57,7 +57,8 @@ class Pages:
             {
                 "id": hit.id, "caption": next((text for text in hit.captions if text.strip()), ""),
                 "captions": hit.captions, "label": hit.label, "thumbnail": Markup(thumbnail),
-                "score": hit.score if scores else None, "share": round(100 * min(max(hit.score, 0), 1), 1),
+                "score": hit.score if scores else None, "match": hit.match,
+                "share": round(100 * min(max(hit.score, 0), 1), 1),
             }
             for hit, thumbnail in zip(hits, self._thumbnails([hit.row for hit in hits]), strict=True)
         ]  # fmt: skip
@@ -71,10 +72,11 @@ def message(text: str) -> str:
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
-    """{"results": [{"id", "row", "score", "captions", "class"}], "milliseconds", "notes"}."""
+    """{"results": [{"id", "row", "score", "captions", "class"}], "milliseconds", "notes"}; "match" where re-ranked."""
     return {
         "results": [
             {"id": hit.id, "row": hit.row, "score": hit.score, "captions": list(hit.captions), "class": hit.label}
+            | ({} if hit.match is None else {"match": hit.match})
             for hit in answer.hits
         ],
         "milliseconds": answer.milliseconds,
