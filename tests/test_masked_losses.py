@@ -14,6 +14,7 @@ LABELS = np.array([[4, -1, 0], [2, 2, 1], [-1, -1, -1], [1, 3, 0]])
 LOGITS = RNG.normal(size=(4, 3, 5))
 FEATURES = RNG.normal(size=(4, 3, 5))
 TARGET = np.exp(FEATURES) / np.exp(FEATURES).sum(-1, keepdims=True)
+TARGET[0, 2] = 0  # its class is not known
 MATCH = np.array([True, False, False, True])
 
 
@@ -32,8 +33,8 @@ def classes(x):
 
 
 def distributions(x):
-    there = HIDDEN & COUNTED[:, None]
-    return sum((TARGET[b, i] * (np.log(TARGET[b, i]) - log_softmax(x)[b, i])).sum() for b, i in np.argwhere(there)), 3
+    there = HIDDEN & COUNTED[:, None] & (TARGET > 0).all(-1)
+    return sum((TARGET[b, i] * (np.log(TARGET[b, i]) - log_softmax(x)[b, i])).sum() for b, i in np.argwhere(there)), 2
 
 
 def features(x):

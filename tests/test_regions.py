@@ -19,7 +19,7 @@ from region_writers import CLASSES, SIZE, WIDTH, images, shares
 
 from align_jax.data.region_store import RegionStore, key_of, read_facts
 from align_jax.data.source import BadExample
-from align_jax.region_files import fields
+from align_jax.region_files import cleaning, fields
 from align_jax.region_files.cleaning import CUT, NO_AREA, NOT_FINITE, SUREST
 from align_jax.region_files.converting import Converted, open_reader
 from align_jax.region_files.writing import TWICE, summary, write
@@ -203,6 +203,14 @@ def test_the_background_is_no_class():
     found = fields.regions_of(image)
     np.testing.assert_allclose(found.probabilities, [[0.4, 0.6], [0, 0]])
     assert found.labels.tolist() == [1, -1] and found.scores.tolist() == [np.float32(0.3), 0]
+
+
+@pytest.mark.parametrize("odds", [[-0.1, 0.5], [0.9, 0.4]])
+def test_probabilities_that_are_none(odds):
+    image = {"features": np.ones((1, 3)), "norm_bb": [[0, 0, 1, 1]], "probabilities": [odds]}
+    rules = cleaning.Rules(width=3, classes=2, most=1, dtype="float32", probabilities=True)
+    with pytest.raises(BadExample, match="region probabilities that are none"):
+        cleaning.clean(fields.regions_of(image), rules)
 
 
 def test_keys():

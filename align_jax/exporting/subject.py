@@ -39,9 +39,9 @@ class Subject:
     """A model that is to be exported.
 
     Attributes:
-      functions: name -> (params, model_state, inputs) -> rows, as the task gives them.
-      exact: the weights as they were trained.
       functions: those that are exported, of the `known` ones.
+      known: name -> (params, model_state, inputs) -> rows, as the task gives them.
+      exact: the weights as they were trained.
       kind: of `compact.KINDS`, as which they are stored.
       dtype: in which the towers compute.
       platforms: of jax, that a program is for.

@@ -31,10 +31,11 @@ def masked_distributions(
 ) -> tuple[Mean, Mean]:
     """(Kullback-Leibler divergence from the detector's distribution over classes, how often both have the same best).
 
-    probabilities f32 [B, R, C], each row with a sum of 1; the rest as in `masked_classes`. UNITER's MRC-kl (Chen et al.
-    2020, arXiv 1909.11740, section 3.3); its gradient is that of the cross-entropy with a soft target.
+    probabilities f32 [B, R, C], each row with a sum of 1, or all 0 where the class is not known; the rest as in
+    `masked_classes`. UNITER's MRC-kl (Chen et al. 2020, arXiv 1909.11740, section 3.3); its gradient is that of the
+    cross-entropy with a soft target.
     """
-    there = hidden & counted[:, None]
+    there = probabilities.any(-1) & hidden & counted[:, None]
     own = jax.scipy.special.xlogy(probabilities, probabilities) - probabilities * jax.nn.log_softmax(logits)
     right = logits.argmax(-1) == probabilities.argmax(-1)
     return _mean(own.sum(-1), there), _mean(right, there)

@@ -1,9 +1,10 @@
 """What a stored image must satisfy, and what becomes of one that does not.
 
 An image is refused for features that are not finite, of another width, or beyond the range of the type on disk; for
-scores or probabilities that are not finite; for a label outside the classes; and if no region is left. A region is left
-out for a box that is not finite, or has no area inside the image, and where an image has more than `most`: the surest
-are kept. A box that reaches over the edge is cut to the image.
+scores or probabilities that are not finite; for probabilities below 0, or with a sum above 1, as logits have; for a
+label outside the classes; and if no region is left. A region is left out for a box that is not finite, or has no area
+inside the image, and where an image has more than `most`: the surest are kept. A box that reaches over the edge is cut
+to the image.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from align_jax.data.regions import Regions
 from align_jax.data.source import BadExample
 
 ROUNDING = 1e-6  # of an image's side: a box that reaches so little over the edge is not counted as cut
+TOTAL = 1.01  # of probabilities, that of half precision included
 # What was done to regions, as it is counted.
 CUT, NOT_FINITE, NO_AREA = "box cut to the image", "left out: box not finite", "left out: box without area"
 SUREST = "left out: beyond the surest"
@@ -66,7 +68,10 @@ def _check_numbers(regions: Regions, rules: Rules) -> None:
         raise BadExample(f"region features beyond {rules.dtype}")
     if not np.isfinite(regions.scores).all():
         raise BadExample("region scores not finite")
-    if regions.probabilities is not None and not np.isfinite(regions.probabilities).all():
-        raise BadExample("region probabilities not finite")
+    if regions.probabilities is not None:
+        if not np.isfinite(regions.probabilities).all():
+            raise BadExample("region probabilities not finite")
+        if regions.probabilities.min(initial=0) < 0 or (regions.probabilities.sum(axis=1) > TOTAL).any():
+            raise BadExample("region probabilities that are none")
     if not ((regions.labels >= -1) & (regions.labels < rules.classes)).all():
         raise BadExample("label outside the classes")

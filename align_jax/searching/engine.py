@@ -80,7 +80,12 @@ class Engine:
         for k in (Query.count, MOST):
             self.index.searchable.search(row, k)
         if self._reranker:
-            self._reranker("a", self.collection.rows[: self._reranker.top].tolist())
+            scores = self._reranker("a", self.collection.rows[: self._reranker.top].tolist())
+            if not np.isfinite(scores).any():
+                raise AlignError(
+                    "--rerank: expected pictures that the cross-encoder can be shown, found none among the first "
+                    f"{len(scores):,}; one that is shown stored regions needs those of --data"
+                )
 
     def search(self, query: Query) -> Answer:
         """The nearest pictures. AlignError, in words for the one who asked, for a query that cannot be answered."""
