@@ -1,0 +1,33 @@
+"""ImageBERT's ablations (Qi et al. 2020, Tables 3 and 4) on the demo's scenes: their shape, not their numbers.
+
+python -m align_jax.sweep --config=configs/imagebert_demo.py --sweep=configs/sweeps/imagebert_demo.py \
+ --workdir=runs/scenes/ablations
+
+It needs the dual encoder and the regions that `bash launch/demo_imagebert.sh` makes first. Losses of fine-tuning are
+one override each of configs/imagebert_demo_retrieval.py: --config.task.binary, .multi_class and .triplet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The first row of each group is the demo as it is."""
+    return ConfigDict({
+        "columns": {
+            "image to text R@1": "held_out_scenes/image_to_text/R@1",
+            "text to image R@1": "held_out_scenes/text_to_image/R@1",
+            "of new concepts": "held_out/text_to_image/R@1",
+        },
+        "seeds": (0,),
+        "rows": (
+            {"group": "stages", "name": "web, then clean"},
+            {"group": "stages", "name": "clean alone", "stages[0].skip": True},
+            {"group": "stages", "name": "web alone", "stages[1].skip": True},
+            {"group": "masked region features", "name": "with"},
+            {"group": "masked region features", "name": "without", "task.mrfr": 0.0},
+            {"group": "regions", "name": "4"},
+            {"group": "regions", "name": "2", "data.regions.most": 2},
+            {"group": "global feature", "name": "without"},
+            {"group": "global feature", "name": "with", "task.global_feature": True},
+        ),
+    })  # fmt: skip
