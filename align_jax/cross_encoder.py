@@ -115,7 +115,7 @@ class CrossEncoder:
             "text_mask": np.arange(length)[None, :] < rng.integers(3, length + 1, (rows, 1)),
         }
         if self.regions is None:
-            side = self.image_size
+            side = self.image_size or 0
             return texts | {"image": rng.integers(0, 256, (rows, side, side, 3), np.uint8)}
         low = rng.uniform(0, 0.5, (rows, self.regions, 2))
         labels = rng.integers(0, max(self.model.classes, 1), (rows, self.regions), np.int32)
@@ -168,7 +168,14 @@ def build(
             f"config: expected one of task.image, for pictures, and data.regions, for stored regions, found {found}"
         )
     dtypes: dict[str, Any] = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
-    tower = None if image is None else towers.image_tower(image, side=image_size, **dtypes)
+    tower, width = None, 0 if regions is None else regions["width"]
+    if image is not None:
+        if image_size is None:
+            raise AlignError(
+                "config.data.crop: expected the pixels of the square that the image tower sees, found none"
+            )
+        tower = towers.image_tower(image, side=image_size, **dtypes)
+        width = tower.features
     reader = towers.text_tower(text, vocab_size=vocab_size, **dtypes)
     positions = text_length + 2  # of [CLS], the regions, [SEP] and the other pieces
     if positions > reader.max_length:
@@ -178,7 +185,7 @@ def build(
         )
     model = ImageBert(
         text_tower=reader, image_tower=tower, global_feature=global_feature, param_dtype=dtypes["param_dtype"],
-        region_width=regions["width"] if tower is None else tower.features, **heads,
+        region_width=width, **heads,
     )  # fmt: skip
     return CrossEncoder(
         model=model, vocab_size=vocab_size, text_length=text_length,

@@ -50,7 +50,8 @@ def rerank(dual: str, cross: str, options: dict[str, Any], plan: Plan, out: Path
         "dual encoder": f"{dual}, weights {curve.weights[0]}", "cross-encoder": f"{cross}, weights {curve.weights[1]}",
         "scoring": f"{curve.rate:,.1f} pairs/s on {second.mesh.size} {jax.devices()[0].platform} device(s)",
     }  # fmt: skip
-    shown = [_named(row, result) for row in curve.rows for result in row.results.values()]
+    # One number of each way: all others stand in rerank.json, and would hide the curves below them.
+    shown = [_named(row, row.results[f"{way}/R@{AT[0]}"]) for row in curve.rows for way in WAYS]
     if files.is_writer():
         page.write(
             out / "rerank.html", title="Retrieve, then re-rank", facts=facts, results=shown,

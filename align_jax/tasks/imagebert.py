@@ -77,10 +77,11 @@ class ImageBertTask:
         """The weighted sum of the losses, each the mean over what it counts in all N rows."""
         rows = dict(batch) | {"key": row_keys(rng, batch["match"].shape[0])}
         metrics, new_state = cross_encoder.per_device(self.encoder, self._part, params, model_state, rows)
-        loss = sum(
+        losses = [
             self.weights[name] * metrics[name].total / jnp.maximum(metrics[name].count, 1.0)
             for name in self.weights if name in metrics
-        )  # fmt: skip
+        ]  # fmt: skip
+        loss = jnp.sum(jnp.stack(losses))
         one = jnp.ones((), jnp.float32)
         return loss, Aux(new_state, task_state, {"loss": Mean(loss, one)} | metrics)
 
