@@ -77,6 +77,18 @@ def test_traces_a_step(path, number):
     assert {"loss", "learning_rate", "gradient_norm"} <= set(metrics)
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("sweeps/*.py")), ids=lambda path: path.stem)
+def test_rows_of_a_sweep_are_configs_with_its_results(path):
+    """Of the config with the same name."""
+    module = load(path)
+    assert f"--config=configs/{path.name}" in module.__doc__ and f"--sweep=configs/sweeps/{path.name}" in module.__doc__
+    plan, config = module.get_config(), load(FOLDER / path.name).get_config()
+    for row in plan.rows:
+        values = {key: value for key, value in row.items() if key not in ("group", "name")}
+        own, _ = stage_configs(configs.override(config, values, where=row["name"]), Path())[-1]
+        assert tasks.make(own) and {name.split("/")[0] for name in plan.columns.values()} <= set(own.evals)
+
+
 def test_stages_are_those_of_the_paper():
     """facts/align.md section 6."""
     (head, _), (everything, _) = stage_configs(load(FOLDER / "finetune_imagenet.py").get_config(), Path())

@@ -3,8 +3,8 @@
 python -m align_jax.sweep --config=configs/imagebert_demo.py --sweep=configs/sweeps/imagebert_demo.py \
  --workdir=runs/scenes/ablations
 
-It needs the dual encoder and the regions that `bash launch/demo_imagebert.sh` makes first. Losses of fine-tuning are
-one override each of configs/imagebert_demo_retrieval.py: --config.task.binary, .multi_class and .triplet.
+It needs the dual encoder and the regions that `bash launch/demo_imagebert.sh` makes first. The losses of fine-tuning:
+configs/sweeps/imagebert_demo_retrieval.py.
 """
 
 from ml_collections import ConfigDict
