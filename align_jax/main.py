@@ -68,10 +68,11 @@ def _run(config: Config, workdir: Path, source: sources.Source, begin: warm_star
     resumed = latest(workdir / "checkpoints") is not None
     with contextlib.nullcontext() if resumed else begin.vocabulary(config) as vocabulary:
         parts = runs.prepare(config, workdir, source, vocabulary=vocabulary)
+    provenance.refuse_other_reads(parts.pairs.reads, workdir / "run.json")
     rows = parts.stream(source)
     evaluators = parts.evaluators(configs.plain(config.evals), workdir)
     files.write_json(workdir / "config.json", configs.plain(config))
-    files.write_json(workdir / "run.json", provenance.describe(source))
+    files.write_json(workdir / "run.json", provenance.describe(source, parts.pairs.reads))
     try:
         with jax.set_mesh(parts.mesh), Checkpoints(workdir / "checkpoints", **config.checkpoint) as checkpoints:
             # Where a run starts: 1. its own last checkpoint, 2. the parameters that config.init names, 3. nothing.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from pathlib import Path
@@ -17,8 +18,11 @@ PACKAGES = ("align_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
             "tokenizers", "tensorflow-datasets", "libtpu")  # fmt: skip
 
 
-def describe(source: Source) -> dict[str, Any]:
-    """{"versions", "code", "device", "devices", "processes", "data": {"records", "problems", "files"}}."""
+def describe(source: Source, reads: Mapping[str, str]) -> dict[str, Any]:
+    """{"versions", "code", "device", "devices", "processes", "data": {"records", "problems", "files", "reads"}}.
+
+    `reads`: of `Examples`.
+    """
     return {
         "versions": versions(),
         "code": code.digest(),
@@ -29,6 +33,7 @@ def describe(source: Source) -> dict[str, Any]:
             "records": len(source),
             "problems": dict(source.problems),
             "files": [file._asdict() for file in source.files()],
+            "reads": dict(reads),
         },
     }
 
@@ -57,6 +62,19 @@ def refuse_other_data(source: Source, path: Path) -> None:
                 f"{path.parent} holds a run on {old['name']} with {old['records']:,} records, digest {old['digest']}, "
                 f"now found {new['name']} with {new['records']:,}, digest {new['digest']}; give another --workdir or "
                 "the same data"
+            )
+
+
+def refuse_other_reads(reads: Mapping[str, str], path: Path) -> None:
+    """The same of what is read besides the source (`Examples.reads`)."""
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())["data"].get("reads", {})  # of an older run, nothing
+    for name, digest in reads.items():
+        if before.get(name, digest) != digest:
+            raise AlignError(
+                f"{path.parent} holds a run on {name} of digest {before[name]}, now found {digest}; give another "
+                "--workdir or the same"
             )
 
 

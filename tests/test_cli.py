@@ -130,7 +130,7 @@ def test_a_run_of_another_config_is_refused_and_kept(config, tmp_path):
 def test_other_data_are_refused(config, tmp_path):
     """A manifest that has grown: other records would stand at each place of the run."""
     workdir, manifest_file = tmp_path / "run", Path(config.data.source.path)
-    files.write_json(workdir / "run.json", provenance.describe(sources.make(**config.data.source)))
+    files.write_json(workdir / "run.json", provenance.describe(sources.make(**config.data.source), {}))
     text = manifest_file.read_text()
     manifest_file.write_text(text + text.splitlines()[0].replace("n0", "n99") + "\n")
     with pytest.raises(AlignError, match=r"pairs.jsonl with 16 records, digest .*, now found .* with 17"):

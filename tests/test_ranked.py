@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_jax import sharding
+from align_jax import files, provenance, sharding
 from align_jax.config import call
 from align_jax.data import examples, hard_negatives, ranked
 from align_jax.data import source as sources
@@ -160,6 +160,22 @@ def test_a_table_of_another_source_is_refused(source, tmp_path, own, images):
     hard_negatives.write(tmp_path / "t.parquet", [row | {"image_scores": [[0.1] * len(images)]}], {})
     with pytest.raises(AlignError, match=r"found 1 records that are not in it, such as 'stranger', in .*mine them"):
         rows_of(source, negatives={"path": str(tmp_path / "t.parquet")})
+
+
+def test_a_run_goes_on_with_its_own_negatives(source, tmp_path):
+    """Its run.json tells them by their digest, which no other table has."""
+    table, found = tmp_path / "t.parquet", []
+    for text in "ab":
+        row = {"id": ["n1"], "texts": [[text]], "images": [["n2"]], "text_scores": [[0.1]], "image_scores": [[0.1]]}
+        hard_negatives.write(table, [row], {})
+        found.append(rows_of(source, negatives={"path": str(table)}).reads)
+    assert set(found[0]) == {"hard negatives"} and rows_of(source).reads == {}
+    path = tmp_path / "run.json"
+    provenance.refuse_other_reads(found[0], path)
+    files.write_json(path, provenance.describe(source, found[0]))
+    provenance.refuse_other_reads(found[0], path)
+    with pytest.raises(AlignError, match=r"holds a run on hard negatives of digest \w+, now found \w+; give another"):
+        provenance.refuse_other_reads(found[1], path)
 
 
 def task_of(**options):

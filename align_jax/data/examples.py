@@ -24,6 +24,11 @@ class Examples(Protocol):
         """What the model is shown of an image in evaluation, in words."""
         ...
 
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """Digests of what is read besides the source, by name: a run that goes on must find the same."""
+        ...
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A row of a training batch. BadExample where the record cannot be used."""
         ...

@@ -4,6 +4,7 @@ A parquet file of SCHEMA: `texts` are near the record's image, `images` are ids 
 its texts; both nearest first, with their cosines. Its metadata have the facts: which model mined which data, and how.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,11 +26,16 @@ COLUMNS = ("id", "texts", "images")  # those that training reads
 
 
 class HardNegatives:
-    """A table, by record."""
+    """A table, by record.
+
+    Attributes: digest (of the file).
+    """
 
     def __init__(self, path: str, source: Source):
         """AlignError where `path` is none, or one of another source: each of its records must be one of the source."""
         table = _read(path)
+        with Path(path).open("rb") as file:
+            self.digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
         ids = source.ids().cast(NAME).combine_chunks()
         self._rows = {name.as_py(): row for row, name in enumerate(table["id"])}
         self._texts, images = (table[name].combine_chunks() for name in ("texts", "images"))

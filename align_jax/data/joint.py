@@ -41,6 +41,12 @@ class Joint:
         """What the model is shown of an image, in words."""
         return self.shown.protocol
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Digests of the stored regions and of the hard negatives, where there are any."""
+        own = {"regions": self.shown.digest, "hard negatives": self.negatives.digest if self.negatives else ""}
+        return {name: digest for name, digest in own.items() if digest}
+
     def image(self, image: Any) -> np.ndarray:
         """The square for evaluation and inference, uint8 [H, W, 3]."""
         return self.view.evaluate(image)

@@ -36,6 +36,11 @@ class Labelled:
         """The square in evaluation, in words."""
         return self.view.protocol
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
     def image(self, image: Any) -> np.ndarray:
         """The square for evaluation and inference, uint8 [H, H, 3]."""
         return self.view.evaluate(image)

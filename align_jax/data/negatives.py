@@ -27,6 +27,11 @@ class Negatives:
         self._source, self._hard = source, hard
         self._mined = HardNegatives(path, source) if path else None
 
+    @property
+    def digest(self) -> str:
+        """Of the table; empty: there is none."""
+        return self._mined.digest if self._mined else ""
+
     def text(self, record: Record, rng: np.random.Generator, *, without: Collection[str] = ()) -> str:
         """A text that does not belong to the record's image and is none of `without`."""
         taken = {plain(text) for text in (*record.texts, *without)}

@@ -46,6 +46,11 @@ class Pairs:
         """The square in evaluation, in words."""
         return self.view.protocol
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One visit: one of the texts, a random window. BadExample where the record cannot be used."""
         _, drawn = self.draw(record, rng)

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -27,6 +27,11 @@ class Visual(Protocol):
     @property
     def protocol(self) -> str:
         """`evaluate` in words."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of what is stored of images, besides the source; empty: nothing is."""
         ...
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -51,6 +56,7 @@ class Pictures:
     """{"image": uint8 [H, W, 3]}."""
 
     view: View
+    digest: ClassVar[str] = ""
 
     @property
     def protocol(self) -> str:
@@ -99,10 +105,15 @@ class StoredRegions:
         """How many, and which."""
         words = f"the surest {self.most} regions of {', '.join(self.paths)}"
         try:
-            facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
+            return f"{words} (digest {self.digest})"
         except AlignError:  # loaded where its regions are not, a model can still say what it reads
             return words
-        return f"{words} (digest {hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()})"
+
+    @property
+    def digest(self) -> str:
+        """Of the facts of all stores."""
+        facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
+        return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
     @functools.cached_property
     def stores(self) -> tuple[RegionStore, ...]:
