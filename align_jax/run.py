@@ -1,6 +1,7 @@
 """From a config to the parts of a run. Everything that can be wrong in a config is found here, before a compilation."""
 
 import dataclasses
+import json
 import math
 import sys
 import time
@@ -182,7 +183,10 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None, *, voc
     if source is not None:
         for name, save in pairs.files().items():
             files.write(workdir / name, save)
-    embedder = Embedder(task.functions(), pairs, mesh=mesh, batch_size=min(config.batch_size, 256))
+    computes = json.dumps(configs.plain(config.task), sort_keys=True)
+    embedder = Embedder(
+        task.functions(), pairs, mesh=mesh, batch_size=min(config.batch_size, 256), computes=computes
+    )  # fmt: skip
     return Run(config, workdir, mesh, pairs, task, optimizer, embedder)
 
 

@@ -52,9 +52,9 @@ class Dual:
         self.mesh = self.embedder.mesh
 
 
-def embedder(devices=1, functions=FUNCTIONS):
+def embedder(devices=1, functions=FUNCTIONS, computes=""):
     pairs = Pairs(WordPiece(PIECES), resize=SIDE, crop=SIDE, flip=False, text_length=8)
-    return Embedder(dict(functions), pairs, mesh=sharding.make_mesh(devices=devices), batch_size=16)
+    return Embedder(dict(functions), pairs, mesh=sharding.make_mesh(devices=devices), batch_size=16, computes=computes)
 
 
 def evaluators(sections, folder, devices=1, load=lambda path: Dual()):

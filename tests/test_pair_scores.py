@@ -6,7 +6,7 @@ import known_cross_encoder
 import known_model
 import numpy as np
 import pytest
-from known_cross_encoder import by_hand, embedder, evaluators, results
+from known_cross_encoder import FUNCTIONS, by_hand, embedder, evaluators, results
 from known_model import PARAMS, picture, write_manifest, write_pairs
 from PIL import Image
 from test_retrieval import slow_ranks, turned
@@ -112,6 +112,9 @@ def test_scores_of_other_weights_data_or_texts_are_not_taken(source, tmp_path):
         PairScores(embedder(), PARAMS, {}, source, texts_of(source)[::-1], folder=tmp_path),
     ]
     assert not any(np.array_equal(other.some(pairs), first) for other in others)
+    half = {**FUNCTIONS, "score_tokens": lambda *given: 0.5 * FUNCTIONS["score_tokens"](*given)}
+    other = PairScores(embedder(functions=half, computes="half"), PARAMS, {}, source, texts_of(source), folder=tmp_path)
+    np.testing.assert_allclose(other.some(pairs), first / 2, atol=1e-6)  # of equal weights
     folders = {path.name for path in (tmp_path / "pair_scores").iterdir()}
     PairScores(embedder(), PARAMS, {}, options, texts_of(source), folder=tmp_path).some(pairs)
     assert {path.name for path in (tmp_path / "pair_scores").iterdir()} > folders

@@ -44,8 +44,12 @@ class Embedder:
     Whoever starts a program of his own on the mesh holds `launch` while he does.
     """
 
-    def __init__(self, functions: dict[str, Function], pairs: Examples, *, mesh: jax.sharding.Mesh, batch_size: int):
-        self.pairs, self.mesh = pairs, mesh
+    def __init__(
+        self, functions: dict[str, Function], pairs: Examples, *, mesh: jax.sharding.Mesh, batch_size: int,
+        computes: str = "",
+    ):  # fmt: skip
+        """`computes`: what the functions make of equal weights; results that are kept are told apart by it."""
+        self.pairs, self.mesh, self.computes = pairs, mesh, computes
         self.batch_size = batch_size
         # Two programs that start at once, on some devices the one first and on some the other, wait for each other.
         self.launch = threading.Lock()

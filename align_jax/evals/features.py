@@ -39,7 +39,7 @@ class FeatureCache:
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As `Embedder.images`, of the source of `options`. Pieces that an earlier call left are read, not embedded."""
         source = self._embedder.open(options)
-        view = statistics.digest([self._embedder.pairs.protocol])
+        view = statistics.digest([self._embedder.computes, self._embedder.pairs.protocol])
         name = f"{digest(params, model_state)}-{data_digest(options, source)}-{function}-{view}"
         return self.of_source(params, model_state, source, function=function, name=name)
 

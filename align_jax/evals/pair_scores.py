@@ -116,7 +116,9 @@ class PairScores:
         self._embedder, self._params, self._model_state = embedder, params, model_state
         self._source: Source = embedder.open(options)
         self._texts, self._folder = texts, folder / "pair_scores"
-        seen = json.dumps([embedder.pairs.preprocessing(), embedder.pairs.protocol], sort_keys=True)
+        seen = json.dumps(
+            [embedder.computes, embedder.pairs.preprocessing(), embedder.pairs.protocol], sort_keys=True
+        )  # fmt: skip
         self._data = _digest(data_digest(options, self._source), seen)
         self.weights = digest(params, model_state)
         self.cost = Cost()
