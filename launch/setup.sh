@@ -3,6 +3,8 @@
 # `setup EXTRA...` installs the package with those extras; a second call with the same extras costs nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Where this is set, each process would compile every module that it imports: five seconds of every start.
+unset PYTHONDONTWRITEBYTECODE
 
 setup() {
   local python="${PYTHON:-python3.11}" stamp

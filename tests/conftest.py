@@ -5,8 +5,8 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Most of the suite's time is compiling, a third of that optimizing code that runs once. Child processes inherit it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the suite's time is compiling, a quarter of that optimizing code that runs once. Child processes inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
 import pytest
