@@ -169,7 +169,7 @@ def test_every_place_draws_its_own_mask(params, monkeypatch):
 
 
 def test_refuses_what_it_cannot_read(params):
-    with pytest.raises(ValueError, match=r"at most max_length=24 pieces, found 25"):
+    with pytest.raises(ValueError, match=r"at most max_length=24 positions, found 25"):
         apply(TINY, params, np.zeros((1, 25), np.int32), np.ones((1, 25), bool))
     with pytest.raises(ValueError, match=r"multiple of heads=5, found 64"):
         apply(TINY.clone(heads=5), params)

@@ -288,7 +288,7 @@ def test_a_record_without_a_label_is_a_bad_example(manifest, tmp_path):
     picture = np.zeros((8, 8, 3), np.uint8)
     row = data.train(Record("a", picture, (), "a", label=2), np.random.default_rng(0))
     assert row["label"] == 2 and row["label"].dtype == np.int32 and row["image"].shape == (32, 32, 3)
-    assert data.image(picture).shape == (40, 40, 3) and data.crop == 40
+    assert data.image(picture).shape == (40, 40, 3) and data.view.side == 40
     for label in (-1, 4):
         with pytest.raises(BadExample, match="label missing"):
             data.train(Record("a", picture, (), "a", label=label), np.random.default_rng(0))

@@ -76,10 +76,10 @@ def test_the_nearest_that_do_not_belong_are_those_of_numpy(belonging, way, devic
 
 
 @pytest.fixture(scope="module")
-def data(finished_run):
+def data(tmp_path_factory):
     """The run's 16 pictures, two of which show the same; a text twice, one without a word, and a broken picture."""
-    folder = finished_run.parent
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    folder = tmp_path_factory.mktemp("mined")
+    rows = [json.loads(line) for line in shapes_run.write_pairs(folder).read_text().splitlines()]
     rows[0]["group"] = rows[1]["group"] = "both"
     rows[2]["texts"] = ["RED  cross", "\u200b", " "]
     rows[5]["texts"].append("red cross")

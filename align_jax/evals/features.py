@@ -56,7 +56,7 @@ class FeatureCache:
 
         rows: Any = None
         bad: dict[int, str] = {}
-        for part, piece in pieces(self._folder / name, len(source), make, what=function, unit="image"):
+        for part, piece in pieces(self._folder / name, len(source), make, what=function, unit="image", size=PIECE):
             if rows is None:
                 rows = np.empty((len(source), piece["rows"].shape[1]), np.float32)
             rows[part.start : part.stop] = piece["rows"]
