@@ -205,3 +205,13 @@ def test_a_model_of_the_other_kind_is_refused(source, tmp_path):
     section = {"kind": "scored_retrieval", "source": source, "dual": "runs/imagebert"}
     with pytest.raises(AlignError, match=r"evals\.r\.dual: expected a dual encoder, with embed_images"):
         evaluators({"r": section}, tmp_path, load=lambda path: Cross())
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "scored_retrieval"])
+def test_a_text_without_a_word_is_one_line(kind, tmp_path):
+    """A zero-width space is no blank, and no word either."""
+    picture("a").save(tmp_path / "a.png")
+    source = write_manifest(tmp_path, [{"image": "a.png", "texts": ["\u200b"]}])
+    measure = results if kind == "scored_retrieval" else known_model.results
+    with pytest.raises(AlignError, match=r"^evaluation: text 0: expected at least one word, found '\\u200b'; take it"):
+        measure({"r": {"kind": kind, "source": source}}, tmp_path)

@@ -150,8 +150,15 @@ class Embedder:
         self, params: Params, model_state: ModelState, texts: Sequence[str], *, function: str = "embed_texts"
     ) -> np.ndarray:
         """Rows f32 [n, D] of what the task's `function` makes of texts: by default embeddings, of unit length."""
-        batches = (self.pairs.texts(texts[part.start : part.stop]) for part in self._parts(len(texts)))
+        batches = (self.read(texts[part.start : part.stop]) for part in self._parts(len(texts)))
         return self.run(function, params, model_state, batches, count=len(texts))
+
+    def read(self, texts: Sequence[str]) -> Batch:
+        """What the model reads of texts. AlignError where one has no word: a zero-width space is none."""
+        try:
+            return self.pairs.texts(texts)
+        except ValueError as error:
+            raise AlignError(f"evaluation: {error}; take it out of the data") from error
 
     def run(
         self, name: str, params: Params, model_state: ModelState, batches: Iterable[Batch], *,

@@ -184,7 +184,7 @@ class PairScores:
         return found
 
     def _scorer(self, most: int) -> Scorer:
-        texts = self._embedder.pairs.texts(self._texts)
+        texts = self._embedder.read(self._texts)
         return Scorer(self._embedder, self._params, self._model_state, texts, most=most)
 
 
