@@ -1,7 +1,6 @@
 """The cross-encoder of `config.task`, which pre-training and fine-tuning share, and what it computes in inference."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import sharding, towers
+from align_jax import towers
 from align_jax.config import Config
 from align_jax.data.pixels import DEFAULT_PIXELS, PIXELS
-from align_jax.models.blocks import ALL, in_block
+from align_jax.models.blocks import ALL
 from align_jax.models.image_bert import ImageBert, Visual
-from align_jax.types import AlignError, Batch, Mean, ModelState, Params, SplitRule
+from align_jax.types import AlignError, Batch, ModelState, Params, SplitRule
 
 VISUAL = ("image", "regions", "boxes", "region_mask")  # of a batch: what the model is shown
 
@@ -209,31 +208,3 @@ def given(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
         "text_length": config.data.text_length,
         "vocab_size": config.data.vocab.size,
     }
-
-
-def per_device(
-    encoder: CrossEncoder,
-    part: Callable[[Params, ModelState, Batch], tuple[dict[str, Mean], ModelState]],
-    params: Params,
-    model_state: ModelState,
-    rows: Batch,
-) -> tuple[dict[str, Mean], ModelState]:
-    """(sums over all rows, the model state after them) of what `part` finds in some, each device taking its own.
-
-    In micro-batches, one after the other, whose sums add up; all start from the same state.
-    """
-
-    def own(shared: tuple[Params, ModelState], rows: Batch) -> tuple[tuple[()], tuple[dict[str, Mean], ModelState]]:
-        some = functools.partial(part, *shared)
-        if encoder.micro_batches == 1:
-            sums, state = some(rows)
-        else:
-            micro = jax.tree.map(lambda x: x.reshape(encoder.micro_batches, -1, *x.shape[1:]), dict(rows))
-            sums, states = jax.lax.map(jax.checkpoint(some), micro)
-            sums, state = jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(lambda x: x.mean(0), states)
-        return (), (sharding.total(sums), sharding.mean(state))
-
-    later = in_block if encoder.gather == "block" else None
-    run = sharding.per_device(own, rules=encoder.split, later=later, reduce=encoder.gradient_dtype)
-    _, (sums, state) = run((params, model_state), rows)
-    return sums, state if encoder.batch_statistics else model_state

@@ -5,7 +5,7 @@ Facts: ImageBERT sections 1 to 4. The masked losses count in rows whose image an
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,43 +14,27 @@ import numpy as np
 
 from align_jax import cross_encoder, towers
 from align_jax.config import Config, call
-from align_jax.cross_encoder import CrossEncoder
+from align_jax.cross_encoder_task import CrossEncoderTask
 from align_jax.losses import masked
 from align_jax.models.blocks import ALL
-from align_jax.models.randomness import fold, row_keys
+from align_jax.models.randomness import fold
 from align_jax.models.region_masking import hide
-from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree, SplitRule
+from align_jax.types import AlignError, Batch, Mean, ModelState, Params
 
 EXAMPLES = "masked"
 OVER = ("numbers", "regions")  # what the distance of features is a mean over
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageBertTask:
-    """The pre-training task."""
+class ImageBertTask(CrossEncoderTask):
+    """The pre-training task, whose losses are mlm, moc, mrfr and itm."""
 
-    encoder: CrossEncoder
-    weights: Mapping[str, float]  # of the losses: mlm, moc, mrfr, itm
     predictions: int  # M: words of a text that are predicted, at most
     hidden: float  # share of the regions that are predicted
     zeroed: float  # share of those whose features are hidden
     positives_only: bool  # the masked losses do not count where image and text do not belong together
     soft: bool  # classes are the detector's distributions
     over: str  # of OVER
-
-    @property
-    def split(self) -> tuple[SplitRule, ...]:
-        """As the config says."""
-        return self.encoder.split
-
-    @property
-    def locked(self) -> tuple[str, ...]:
-        """What of the towers is locked."""
-        return self.encoder.locked
-
-    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        """A fresh model, for images and texts of the sizes that the task has."""
-        return self.encoder.init(rng)
 
     def check(self, rows: int) -> None:
         """Whole groups of BatchNorm in each micro-batch of each device."""
@@ -67,25 +51,7 @@ class ImageBertTask:
             + self.weights["itm"] * math.log(2)
         )
 
-    def init_task_state(self, params: Params, model_state: ModelState) -> PyTree:
-        """Nothing else."""
-        return ()
-
-    def loss(
-        self, params: Params, model_state: ModelState, task_state: PyTree, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Aux]:
-        """The weighted sum of the losses, each the mean over what it counts in all N rows."""
-        rows = dict(batch) | {"key": row_keys(rng, batch["match"].shape[0])}
-        metrics, new_state = cross_encoder.per_device(self.encoder, self._part, params, model_state, rows)
-        losses = [
-            self.weights[name] * metrics[name].total / jnp.maximum(metrics[name].count, 1.0)
-            for name in self.weights if name in metrics
-        ]  # fmt: skip
-        loss = jnp.sum(jnp.stack(losses))
-        one = jnp.ones((), jnp.float32)
-        return loss, Aux(new_state, task_state, {"loss": Mean(loss, one)} | metrics)
-
-    def _part(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[dict[str, Mean], ModelState]:
+    def sums(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[dict[str, Mean], ModelState]:
         """Sums over some rows, and the model state after them."""
         encoder = self.encoder
         visual, new_state = encoder.see(
@@ -116,10 +82,6 @@ class ImageBertTask:
         if self.soft:
             return masked.masked_distributions(logits, rows["region_probabilities"], hidden, counted)
         return masked.masked_classes(logits, rows["region_labels"], hidden, counted)
-
-    def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
-        """See `CrossEncoder.functions`."""
-        return self.encoder.functions()
 
     def dummy_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """Random rows, half of them pairs."""

@@ -6,7 +6,7 @@ Qi et al. 2020 (arXiv 2001.07966), section 4.4; facts: ImageBERT section 6. Noth
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,38 +15,27 @@ import numpy as np
 
 from align_jax import cross_encoder, towers
 from align_jax.config import Config, call
-from align_jax.cross_encoder import VISUAL, CrossEncoder
+from align_jax.cross_encoder import VISUAL
+from align_jax.cross_encoder_task import CrossEncoderTask
 from align_jax.data import ranked
 from align_jax.data.ranked import Places
 from align_jax.losses import ranking
-from align_jax.models.randomness import fold, row_keys
-from align_jax.types import AlignError, Aux, Batch, Mean, ModelState, Params, PyTree, SplitRule
+from align_jax.models.randomness import fold
+from align_jax.types import AlignError, Batch, Mean, ModelState, Params
 
 EXAMPLES = "ranked"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageBertRetrievalTask:
-    """The fine-tuning task. A row has I images and T texts, in place 0 of each those that belong together."""
+class ImageBertRetrievalTask(CrossEncoderTask):
+    """The fine-tuning task, whose losses are binary, multi_class and triplet.
 
-    encoder: CrossEncoder
-    weights: Mapping[str, float]  # of the losses: binary, multi_class, triplet
+    A row has I images and T texts, in place 0 of each those that belong together: binary is a mean over all pairs,
+    multi_class and triplet over the rankings of all rows, of the images for a text and of the texts for an image alike.
+    """
+
     margin: float  # of the triplet loss
     places: Places  # I and T
-
-    @property
-    def split(self) -> tuple[SplitRule, ...]:
-        """As the config says."""
-        return self.encoder.split
-
-    @property
-    def locked(self) -> tuple[str, ...]:
-        """What of the towers is locked."""
-        return self.encoder.locked
-
-    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        """A fresh model, for images and texts of the sizes that the task has."""
-        return self.encoder.init(rng)
 
     def check(self, rows: int) -> None:
         """Whole rows, and whole groups of their images for BatchNorm, in each micro-batch of each device."""
@@ -65,25 +54,7 @@ class ImageBertRetrievalTask:
         }
         return sum(self.weights[name] * each[name] for name in self.weights)
 
-    def init_task_state(self, params: Params, model_state: ModelState) -> PyTree:
-        """Nothing else."""
-        return ()
-
-    def loss(
-        self, params: Params, model_state: ModelState, task_state: PyTree, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Aux]:
-        """The weighted sum of the losses: binary is a mean over all pairs, multi_class and triplet over the rankings of
-        all rows, of the images for a text and of the texts for an image alike.
-        """
-        rows = dict(batch) | {"key": row_keys(rng, batch["text_ids"].shape[0])}
-        metrics, new_state = cross_encoder.per_device(self.encoder, self._part, params, model_state, rows)
-        one = jnp.ones((), jnp.float32)
-        loss = jnp.zeros_like(one)
-        for name, weight in self.weights.items():
-            loss += weight * metrics[name].total / metrics[name].count
-        return loss, Aux(new_state, task_state, {"loss": Mean(loss, one)} | metrics)
-
-    def _part(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[dict[str, Mean], ModelState]:
+    def sums(self, params: Params, model_state: ModelState, rows: Batch) -> tuple[dict[str, Mean], ModelState]:
         """Sums over some rows, and the model state after them."""
         scores, new_state = self._scores(params, model_state, rows)
         images, texts = self.places
@@ -125,10 +96,6 @@ class ImageBertRetrievalTask:
             variables, tokens, present, ids, mask, keys=_keys(rows["key"], 2, len(image_of)), method="score"
         )
         return scores.astype(jnp.float32).reshape(-1, len(image_of)), new_state
-
-    def functions(self) -> dict[str, Callable[[Params, ModelState, Batch], jax.Array]]:
-        """See `CrossEncoder.functions`."""
-        return self.encoder.functions()
 
     def dummy_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """Random rows."""
