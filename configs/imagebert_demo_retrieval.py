@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         "seed": 0,
         "steps": 400,
-        "batch_size": 64,  # pairs, each with as many negatives as `candidates` and `directions` say
+        "batch_size": 32,  # pairs, each with as many negatives as `candidates` and `directions` say
         "mesh": {"fsdp": 1},
         "task": {
             "name": "imagebert_retrieval",
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
                 "scan": False,  # layers as one loop: faster compilation, more memory
                 "locked": 0,  # first layers, with the embeddings, that stay as they are; -1: all
             },
-            "binary": 1.0, "multi_class": 0.0, "triplet": 0.0,  # weights of the losses
+            "binary": 0.0, "multi_class": 1.0, "triplet": 0.0,  # weights of the losses
             "margin": 0.2,  # of triplet
             "global_feature": False,  # one more visual token, the mean of all
             "micro_batches": 1,  # slices of each device's rows: less memory, the same step
@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
                 "most": 4,  # three things and the whole; fewer: the surest
                 "soft": False,  # classes as distributions; these are exact
             },
-            "candidates": 3,  # for a text and for an image, the right one among them
+            "candidates": 6,  # for a text and for an image, the right one among them
             "directions": "both",  # negative texts for images, negative images for texts; or "text", "image" alone
             "negatives": {"path": "runs/scenes/negatives.parquet", "hard": 0.5},  # and how often one is from there
             "threads": 2, "prefetch": 4,  # readers; batches ahead of each
@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
         },
         "optim": {
             "name": "adamw",
-            "learning_rate": 3e-4,
+            "learning_rate": 1e-3,
             "warmup": 0.1,  # share of the steps
             "schedule": "linear",
             "weight_decay": 0.01,

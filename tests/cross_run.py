@@ -18,7 +18,7 @@ def config(manifest: Path) -> ConfigDict:
         "seed": 0, "steps": 2, "batch_size": 8, "mesh": {"devices": 1},
         "task": {
             "name": "imagebert", "moc": 0.0, "mrfr": 0.0,
-            "image": {"width": 0.25, "stages": ((1, 3, 1, 16), (2, 3, 6, 24), (1, 3, 6, 80)), "strides": (1, 2, 2),
+            "image": {"width": 0.25, "stages": ((1, 3, 1, 16), (1, 3, 6, 80)), "strides": (1, 2),
                       "bn_group_size": 4},
             "text": {"size": "tiny", "layers": 1, "width": 32, "heads": 2, "mlp_width": 64},
         },

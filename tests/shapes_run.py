@@ -21,7 +21,7 @@ def get_config():
         "seed": 3, "steps": 12, "batch_size": 8, "mesh": {"devices": 1},
         "task": {
             "name": "align", "embedding": 16, "image_projection": True, "temperature": 0.1,
-            "image": {"width": 0.25, "stages": ((1, 3, 1, 16), (2, 3, 6, 24), (1, 3, 6, 80)), "strides": (1, 2, 2),
+            "image": {"width": 0.25, "stages": ((1, 3, 1, 16), (1, 3, 6, 80)), "strides": (1, 2),
                       "bn_group_size": 4, "stochastic_depth": 0.2},
             "text": {"size": "tiny", "layers": 1, "width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.1},
         },
@@ -68,16 +68,18 @@ def write_config(folder: Path) -> Path:
     return config
 
 
+def environment(**own: str) -> dict[str, str]:
+    """Of a process that shares the suite's compilation cache; `own`: what else it has."""
+    cache = str(ROOT / ".cache" / "xla")
+    shared = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return os.environ | {"JAX_PLATFORMS": "cpu"} | shared | own
+
+
 def start(module: str, *arguments: str) -> subprocess.Popen:
-    """`python -m module arguments` on one device, with the suite's compilation cache."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+    """`python -m module arguments` on one device."""
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

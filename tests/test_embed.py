@@ -125,11 +125,9 @@ def test_two_processes_of_which_one_is_killed(model, pairs, whole, finished_run,
     hangs = folder / json.loads((folder / "pairs.jsonl").read_text().splitlines()[14])["image"]
     hangs.unlink()
     os.mkfifo(hangs)
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",
-        "JAX_NUM_PROCESSES": "2", "JAX_COMPILATION_CACHE_DIR": str(shapes_run.ROOT / ".cache" / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }  # fmt: skip
+    environment = shapes_run.environment(
+        JAX_NUM_CPU_DEVICES="8", JAX_COORDINATOR_ADDRESS="127.0.0.1:1", JAX_NUM_PROCESSES="2"
+    )
     command = [sys.executable, "-m", "align_jax.embed", f"--model={finished_run / 'export'}", "--part_size=2"]
     command += [f"--data={folder / 'pairs.jsonl'}", f"--out={out}", "--batch_size=8"]
     first, second = (

@@ -32,7 +32,7 @@ def config(path: Path) -> ConfigDict:
         "seed": 0, "steps": 2, "batch_size": 8, "mesh": {"fsdp": 1, "devices": 1},
         "task": {
             "name": "align", "embedding": 16, "image_projection": True, "temperature": 0.5, "label_smoothing": 0.1,
-            "image": {"width": 0.25, "stages": ((1, 3, 1, 16), (2, 3, 6, 24), (1, 3, 6, 80)), "strides": (1, 2, 2),
+            "image": {"width": 0.25, "stages": ((1, 3, 1, 16), (1, 3, 6, 80)), "strides": (1, 2),
                       "bn_group_size": 4, "padding": "same"},
             "text": {"size": "tiny", "layers": 1, "width": 32, "heads": 2, "mlp_width": 64},
         },
