@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
             "one_modality": False,  # hide words or regions and never both: UNITER's conditional masking
             "negatives": {"path": "", "hard": 1.0},  # a table of align_jax.mine, and how often a negative is from it
             "regions": {
-                "path": "regions/lait",  # of align_jax.regions
+                "path": "regions/lait",  # of align_jax.regions; or several
                 "width": 2048,  # numbers of a feature
                 "classes": 1600,  # of the detector, Visual Genome's
                 "most": 100,  # of an image, the surest; 36 in an ablation (Table 4)
@@ -96,10 +96,13 @@ def get_config() -> ConfigDict:
         # BERT-base, by folder or hub name; {"checkpoint": run or export, "paths": {from: to}} of runs.
         "init": {"image": "", "text": "google-bert/bert-base-uncased", "checkpoints": ()},
         "freeze": (),
-        # Each starts from the weights of the one before, with a fresh optimizer (ours). The ids of a mixture begin with
-        # the number of the part ("0/.."): make its regions of this source, as JSON after --data.
+        # Each starts from the weights of the one before, with a fresh optimizer (ours).
         "stages": (
             {"name": "lait", "skip": False},
-            {"name": "cc_sbu", "skip": False, "data.source": cc_sbu, "data.regions.path": "regions/cc_sbu"},
+            {
+                "name": "cc_sbu", "skip": False, "data.source": cc_sbu,
+                # The ids of a mixture begin with the number of the part.
+                "data.regions.path": {"0/": "regions/cc3m", "1/": "regions/sbu"},
+            },
         ),
     })  # fmt: skip

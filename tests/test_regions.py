@@ -17,8 +17,9 @@ import region_writers
 import shapes_run
 from region_writers import CLASSES, SIZE, WIDTH, images, shares
 
+from align_jax.data import visual
 from align_jax.data.region_store import RegionStore, key_of, read_facts
-from align_jax.data.source import BadExample
+from align_jax.data.source import BadExample, Record
 from align_jax.region_files import cleaning, fields
 from align_jax.region_files.cleaning import CUT, NO_AREA, NOT_FINITE, SUREST
 from align_jax.region_files.converting import Converted, open_reader
@@ -248,6 +249,23 @@ def test_a_store_says_what_is_wrong(tmp_path):
         RegionStore(str(out))
     with pytest.raises(AlignError, match=r"found no regions.json; make them with align_jax.regions"):
         RegionStore(str(tmp_path))
+
+
+def test_each_part_of_a_mixture_has_regions_of_its_own(tmp_path):
+    """Of images that both parts name alike; what has no part is asked for in the last store."""
+    given = [images(regions=2, seed=seed) for seed in range(3)]
+    for number, found in enumerate(given):
+        region_writers.bottom_up_tsv(tmp_path / f"{number}.tsv", found)
+        convert("tsv", tmp_path / f"{number}.tsv", tmp_path / str(number))
+    path = {"0/": str(tmp_path / "0"), "1/": str(tmp_path / "1"), "": str(tmp_path / "2")}
+    shown = visual.regions(path=path, width=WIDTH, most=2, key="stem")
+    name = "val2014/coco_val2014_000000391895.jpg"
+    for number, start in enumerate(("0/", "1/", "")):
+        row = shown.evaluate(Record(start + name, b"", (), group=""))
+        stored = given[number]["coco_val2014_000000391895"]["features"].astype(np.float16)
+        np.testing.assert_array_equal(row["regions"], stored)
+    with pytest.raises(BadExample, match="no regions stored"):
+        visual.regions(path={"0/": path["0/"]}, width=WIDTH, key="stem").evaluate(Record(f"1/{name}", b"", (), ""))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -39,6 +39,15 @@ def test_a_worked_example():
     assert reranked(back, ones, k=3, fusion=0.3).tolist() == [-1, -1, 0, -1, -1]
 
 
+def test_the_cross_encoder_decides_between_two():
+    """Of two candidates in equal parts, the models' scores cancel where they disagree."""
+    dual, cross = np.array([[0.9, 0.8, 0.1]], np.float32), np.array([[-0.3, 4.1, 0.0]], np.float32)
+    axes = np.array([[1.0]], np.float32)
+    for right, rank in ((0, 1), (1, 0)):
+        forth, _ = lists(axes, dual.T, np.array([[0, right]]), 2)
+        assert reranked(forth, cross, k=2, fusion=0.5).tolist() == [rank]
+
+
 def slow(dual, cross, right, k, fusion):
     """The rank of one query, by the definition: the K best by the dual encoder ordered anew, the others behind."""
     order = sorted(range(len(dual)), key=lambda c: -dual[c])
@@ -54,8 +63,9 @@ def slow(dual, cross, right, k, fusion):
         c: (1 - fusion) * (cross[c] - means[0][0]) / means[0][1] + fusion * (dual[c] - means[1][0]) / means[1][1]
         for c in own
     }
-    best = max(scores[c] for c in within)
-    return sum(scores[c] >= best - 1e-12 for c in own if c not in right)
+    decides = cross if fusion < 1 else np.zeros_like(cross)
+    best = max((round(scores[c], 9), decides[c]) for c in within)
+    return sum((round(scores[c], 9), decides[c]) >= best for c in own if c not in right)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +78,8 @@ def tied():
     return images, texts, cross, right
 
 
-@pytest.mark.parametrize("k", [1, 4, 15, 40])
-@pytest.mark.parametrize("fusion", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("k", [1, 2, 4, 15, 40])
+@pytest.mark.parametrize("fusion", [0.0, 0.25, 0.5, 1.0])
 def test_ranks_equal_the_definition(k, fusion, tied):
     images, texts, cross, right = tied
     both = lists(images, texts, right, 40, devices=8)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -88,7 +88,9 @@ class StoredRegions:
     The surest `most` of an image; where there are fewer, the rest is zero, labelled -1 and not in the mask.
     """
 
-    paths: tuple[str, ...]  # of stores (data/region_store.py), as of several splits; a key is looked up in turn
+    # Of the stores (data/region_store.py), which are asked in turn: what ids begin with whose rest it knows, "" for all
+    # ids, and its path.
+    places: tuple[tuple[str, str], ...]
     width: int  # F
     classes: int  # C; 0: labels take no part
     most: int = 100  # R
@@ -103,7 +105,7 @@ class StoredRegions:
     @property
     def protocol(self) -> str:
         """How many, and which."""
-        words = f"the surest {self.most} regions of {', '.join(self.paths)}"
+        words = f"the surest {self.most} regions of {', '.join(path for _, path in self.places)}"
         try:
             return f"{words} (digest {self.digest})"
         except AlignError:  # loaded where its regions are not, a model can still say what it reads
@@ -118,13 +120,13 @@ class StoredRegions:
     @functools.cached_property
     def stores(self) -> tuple[RegionStore, ...]:
         """Opened when first asked for: a model of such a run can be loaded where its regions are not."""
-        if not self.paths:
+        if not self.places:
             raise AlignError(
                 "config.data.regions.path: expected a folder of align_jax.regions, found none; give one, or leave "
                 "config.data.regions out to read pictures"
             )
-        found = tuple(RegionStore(path) for path in self.paths)
-        for path, store in zip(self.paths, found, strict=True):
+        found = tuple(RegionStore(path) for _, path in self.places)
+        for (_, path), store in zip(self.places, found, strict=True):
             width, classes = store.width, store.facts.class_count
             if width != self.width or (self.classes and classes != self.classes):
                 raise AlignError(
@@ -153,10 +155,14 @@ class StoredRegions:
     def _of(self, item: Any) -> Regions:
         if not isinstance(item, Record):
             raise AlignError("expected records whose regions are stored, found a picture alone")
-        key = key_of(item.id, self.key)
-        found = next((store for store in self.stores if key in store), self.stores[0])[key]
-        found.check(width=self.width, classes=self.classes)
-        return found.best(self.most)
+        for (start, _), store in zip(self.places, self.stores, strict=True):
+            if item.id.startswith(start):
+                key = key_of(item.id.removeprefix(start), self.key)
+                if key in store:
+                    found = store[key]
+                    found.check(width=self.width, classes=self.classes)
+                    return found.best(self.most)
+        raise BadExample("no regions stored")
 
     def _filled(self, found: Regions) -> dict[str, np.ndarray]:
         row, count = self.blank(), len(found)
@@ -184,11 +190,15 @@ def pictures(*, resize: int | None, crop: int | None, flip: bool = False, resamp
 
 
 def regions(
-    *, path: str | Sequence[str], width: int, classes: int = 0, most: int = 100, key: str = "id", soft: bool = False
-) -> StoredRegions:
-    """Of `config.data.regions`: fields of `StoredRegions`, `path` one store or several.
+    *, path: str | Sequence[str] | Mapping[str, str], width: int, classes: int = 0, most: int = 100, key: str = "id",
+    soft: bool = False,
+) -> StoredRegions:  # fmt: skip
+    """Of `config.data.regions`: fields of `StoredRegions`.
 
-    `classes` 0: no labels, and no loss on them. `most`: the paper's 100; 36 is its ablation.
+    Args:
+      path: one store, or several; or {with what ids begin: the store that knows their rest}, as {"0/": .., "1/": ..} of
+        the parts of a mixture.
+      classes: 0: no labels, and no loss on them. most: the paper's 100; 36 is its ablation.
     """
     if width < 1 or classes < 0 or most < 1 or (soft and not classes):
         raise AlignError(
@@ -196,5 +206,8 @@ def regions(
             f"found {width}, {most} and {classes}"
         )
     check_rule(key, where="config.data.regions.key")
-    paths = (path,) if isinstance(path, str) and path else tuple(path)
-    return StoredRegions(paths, width, classes, most, key, soft)
+    if isinstance(path, Mapping):
+        places = tuple(path.items())
+    else:
+        places = tuple(("", one) for one in ([path] if isinstance(path, str) and path else path))
+    return StoredRegions(places, width, classes, most, key, soft)

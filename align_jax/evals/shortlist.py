@@ -5,9 +5,10 @@ no affine change of either can alter, and
 
     fused = (1 - a) * cross-encoder + a * dual encoder,   a in [0, 1].
 
-a = 0 is the cross-encoder's order alone, a = 1 the dual encoder's. All other candidates stay behind the K, in the dual
-encoder's order. Ties take the pessimistic rank, also at the edge of the K: a right candidate that scores as the first
-one outside of them counts as outside.
+a = 0 is the cross-encoder's order alone, a = 1 the dual encoder's. Where fused scores tie, the cross-encoder decides:
+with K = 2 and a = 0.5 all tie on which the two disagree. All other candidates stay behind the K, in the dual encoder's
+order. Other ties take the pessimistic rank, also at the edge of the K: a right candidate that scores as the first one
+outside of them counts as outside.
 """
 
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from align_jax.evals.blockwise import Blockwise
 from align_jax.evals.ranking import ranks
 
 OUTSIDE = -np.inf  # what scores as little is no candidate
+DECIMALS = 9  # of fused scores, in standard deviations: what differs by less ties, but for rounding
 
 
 class Shortlist(NamedTuple):
@@ -83,10 +85,16 @@ def reranked(shortlist: Shortlist, cross: np.ndarray, *, k: int, fusion: float) 
     cross f32 [Q, K]: its scores of the candidates.
     """
     k = min(k, shortlist.longest)
-    dual = shortlist.dual[:, :k]
-    scores = fused(cross[:, :k], dual, fusion)
-    right = shortlist.right[:, :k]
+    cross, dual, right = cross[:, :k], shortlist.dual[:, :k], shortlist.right[:, :k]
+    scores = fused(cross, dual, fusion).round(DECIMALS)
     inside = right & (dual > shortlist.dual[:, k : k + 1])
-    best = np.where(inside, scores, -np.inf).max(axis=1, initial=-np.inf)
-    ahead = (~right & (scores >= best[:, None])).sum(axis=1)
+    best = _best(scores, inside)
+    tied = scores == best
+    ties = tied & (cross >= _best(cross, inside & tied)) if fusion < 1 else tied  # at 1 it has no say
+    ahead = (~right & ((scores > best) | ties)).sum(axis=1)
     return np.where(inside.any(axis=1), ahead, shortlist.ranks)
+
+
+def _best(scores: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """[Q, 1]: the highest score among some of [Q, K]; -inf where there are none."""
+    return np.where(among, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
