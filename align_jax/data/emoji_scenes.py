@@ -28,9 +28,10 @@ SIDES = 5  # sides that things may have, evenly over the range of `scale`: their
 class EmojiScenes(Source):
     """A random-access source of composed scenes, drawn when they are read.
 
-    `source[i]` is a `Record`: id and group "scene/train/17", image uint8 [size, size, 3], texts with the canonical one
-    first, which names every thing by its place ("a red apple to the left of a dog and above a cat"), and `objects`:
-    boxes of what is visible of each thing, and labels into `object_classes`. There are no `classes`.
+    `source[i]` is a `Record`: id and group "scene/5c1e90/train/17", image uint8 [size, size, 3], texts with the
+    canonical one first, which names every thing by its place ("a red apple to the left of a dog and above a cat"), and
+    `objects`: boxes of what is visible of each thing, and labels into `object_classes`. There are no `classes`. An id
+    has a digest of all options that change what is drawn: regions and negatives made of other scenes are not found.
 
     One concept stands for each family, the first in Unicode's charts: siblings look alike at this size. Scene i depends
     on (seed, split, i) and the options, not on how many there are: more scenes continue fewer. No two of a source have
@@ -83,7 +84,8 @@ class EmojiScenes(Source):
         check_known("captions", self._kinds, CAPTIONS)
         _check(split, scenes, held_out_share, concepts, most, noise)
         sides = _sides(size, scale, most)
-        self._split = split
+        drawn = (seed, split_seed, float(held_out_share), self._styles, flags, concepts, most, size, *map(float, scale))
+        self._name = f"scene/{blake2b(repr(drawn).encode(), digest_size=3).hexdigest()}/{split}"
         self._artist = Artist(self._styles, size)
         self.skipped: Counter[str] = Counter()
         chosen = self._chosen(flags, concepts, split_seed)
@@ -164,7 +166,7 @@ class EmojiScenes(Source):
         return Record(name, image, self._texts(index, scene), group=name, objects=objects)
 
     def _id(self, index: int) -> str:
-        return f"scene/{self._split}/{index}"
+        return f"{self._name}/{index}"
 
 
 def _lent(index: int) -> str:

@@ -24,7 +24,7 @@ class Mixture(Source):
         (1 if left out). A part of weight 2 is read twice as often as one of weight 1.
 
     Raises AlignError for a weight that is not a positive number, a part that cannot be opened or is empty, or parts
-    with different classes; a part may have none.
+    with different classes, of images or of objects; a part may have none.
     """
 
     def __init__(self, *, sources: Sequence[Mapping[str, Any]]):
@@ -35,7 +35,8 @@ class Mixture(Source):
         self._firsts = [0]
         for part in self._sources:
             self._firsts.append(self._firsts[-1] + len(part))
-        self.classes = self._classes()
+        self.classes = self._same("classes", "leave out the labels of one")
+        self.object_classes = self._same("object_classes", "give only one")
         self.problems = MappingProxyType(
             {
                 f"{reason} (source {number})": count
@@ -78,13 +79,17 @@ class Mixture(Source):
         number = bisect.bisect_right(self._firsts, index) - 1
         return number, self._sources[number], index - self._firsts[number]
 
-    def _classes(self) -> tuple[str, ...]:
-        found = {part.classes: number for number, part in reversed(list(enumerate(self._sources))) if part.classes}
+    def _same(self, name: str, help: str) -> tuple[str, ...]:
+        """The attribute of all parts that have such names."""
+        found: dict[tuple[str, ...], int] = {}
+        for number, part in enumerate(self._sources):
+            if names := getattr(part, name):
+                found.setdefault(names, number)
         if len(found) > 1:
-            (one, first), (other, second) = sorted(found.items(), key=lambda item: item[1])[:2]
+            (one, first), (other, second) = list(found.items())[:2]
             raise AlignError(
-                f"data.source.sources: expected the same classes in all parts that have any, found {len(one)} in "
-                f"source {first} and {len(other)} others in source {second}; leave out the labels of one"
+                f"data.source.sources: expected the same {name.replace('_', ' ')} in all parts that have any, found "
+                f"{len(one)} in source {first} and {len(other)} others in source {second}; {help}"
             )
         return next(iter(found), ())
 

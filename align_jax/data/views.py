@@ -18,6 +18,11 @@ class View(Protocol):
         ...
 
     @property
+    def resample(self) -> str:
+        """The filter, of `images.RESAMPLE`."""
+        ...
+
+    @property
     def protocol(self) -> str:
         """The square in evaluation, in words."""
         ...
@@ -33,6 +38,11 @@ class View(Protocol):
     def preprocessing(self) -> dict[str, Any]:
         """`evaluate` for other programs: what stands in an export's preprocessing.json."""
         ...
+
+
+def whole(view: View, image: Any) -> np.ndarray:
+    """uint8 [side, side, 3]: all of a picture, where the view in evaluation would be a window of it."""
+    return images.crop(image, resize=view.side, size=view.side, rng=None, flip=False, resample=view.resample)
 
 
 def check_resample(resample: str) -> None:

@@ -133,6 +133,12 @@ class StoredRegions:
                     f"config.data.regions: expected width={width} and classes={classes} as in {path}, found "
                     f"{self.width} and {self.classes}"
                 )
+            named = [each.classes for each in (found[0], store) if not isinstance(each.classes, int)]
+            if self.classes and named[1:] and named[0] != named[1]:
+                raise AlignError(
+                    f"config.data.regions.path: expected stores of the same classes, found others in {path} than in "
+                    f"{found[0].path}"
+                )
         return found
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -155,13 +161,28 @@ class StoredRegions:
     def _of(self, item: Any) -> Regions:
         if not isinstance(item, Record):
             raise AlignError("expected records whose regions are stored, found a picture alone")
-        for (start, _), store in zip(self.places, self.stores, strict=True):
-            if item.id.startswith(start):
-                key = key_of(item.id.removeprefix(start), self.key)
-                if key in store:
-                    found = store[key]
-                    found.check(width=self.width, classes=self.classes)
-                    return found.best(self.most)
+        store, key = self._store_of(item.id)
+        found = store[key]
+        found.check(width=self.width, classes=self.classes)
+        return found.best(self.most)
+
+    def _store_of(self, record_id: str) -> tuple[RegionStore, str]:
+        """(the one store that knows a record, its key there), of those with the longest beginning that do."""
+        for start in dict.fromkeys(start for start, _ in self.places):
+            if not record_id.startswith(start):
+                continue
+            key = key_of(record_id.removeprefix(start), self.key)
+            found = [
+                store for (own, _), store in zip(self.places, self.stores, strict=True) if own == start and key in store
+            ]
+            if len(found) > 1:
+                raise AlignError(
+                    f"config.data.regions.path: expected the regions of {record_id} in one store, found {key} in "
+                    f"{found[0].path} and {found[1].path}; give each part of a mixture its own, "
+                    '{"0/": .., "1/": ..}'
+                )
+            if found:
+                return found[0], key
         raise BadExample("no regions stored")
 
     def _filled(self, found: Regions) -> dict[str, np.ndarray]:
@@ -206,8 +227,10 @@ def regions(
             f"found {width}, {most} and {classes}"
         )
     check_rule(key, where="config.data.regions.key")
-    if isinstance(path, Mapping):
-        places = tuple(path.items())
-    else:
-        places = tuple(("", one) for one in ([path] if isinstance(path, str) and path else path))
-    return StoredRegions(places, width, classes, most, key, soft)
+    if isinstance(path, str):
+        path = [path] if path else []
+    if isinstance(path, Sequence):
+        places = [("", one) for one in path]
+    else:  # the longest beginnings first: a config keeps no order
+        places = sorted(path.items(), key=lambda item: -len(item[0]))
+    return StoredRegions(tuple(places), width, classes, most, key, soft)

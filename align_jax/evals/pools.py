@@ -80,8 +80,11 @@ class Pools:
         return len(self._pools)
 
     def readable(self, bad: Mapping[int, str]) -> list[Pool]:
-        """Without unreadable images; their texts stay candidates."""
-        return [_readable(pool, bad) for pool in self._pools]
+        """Without unreadable images; their texts stay candidates. AlignError for one of which nothing is left."""
+        found = [_readable(pool, bad) for pool in self._pools]
+        if not all(len(pool.images) for pool in found):
+            raise self._empty()
+        return found
 
     def found(
         self, pools: Sequence[Pool], ranked: Sequence[tuple[np.ndarray, np.ndarray]], *, skipped: str,
@@ -98,9 +101,7 @@ class Pools:
             for lacking, index, places in zip(not_asked, (pool.images, pool.texts), (forth, back), strict=True):
                 lacking.extend(index[places < 0].tolist())
         if not all(len(queries.ranks) for pair in asked for queries in pair):
-            raise AlignError(
-                f"evals.{self.name}: expected a readable image with a text in each fold, found none in one"
-            )
+            raise self._empty()
         protocol = (
             f"{self._protocol}: {_sizes(pools)}, hit = same group, {self.facts['crop']}, "
             f"{how}ties pessimistic{skipped}"
@@ -117,6 +118,9 @@ class Pools:
         for way, queries in zip(WAYS, found.ways, strict=True):
             yield from measures(f"{self.name}/{way}", queries, self.at, ids=f"{way} {found.ids}", **given)
         yield mean_recall(self.name, found.ways, self.at, ids=found.ids, **given)
+
+    def _empty(self) -> AlignError:
+        return AlignError(f"evals.{self.name}: expected a readable image with a text in each fold, found none in one")
 
     def _names(self, pool: Pool) -> Iterator[str]:
         yield from (self._ids[i] for i in pool.images)

@@ -11,6 +11,7 @@ from align_jax.data import images
 from align_jax.data.region_store import check_rule, key_of
 from align_jax.data.regions import Regions
 from align_jax.data.source import BadExample, Objects, Source
+from align_jax.data.views import whole
 from align_jax.evals.embedding import READERS, begun
 from align_jax.region_files.cleaning import Rules, clean
 from align_jax.region_files.writing import Entry
@@ -140,7 +141,7 @@ class Crops:
                for each, regions in zip(shown, found, strict=True) for box in regions.boxes]  # fmt: skip
         if not cut:
             return found
-        squares = np.stack([self._model.embedder.pairs.image(picture) for picture in cut])
+        squares = np.stack([whole(self._model.embedder.pairs.view, picture) for picture in cut])
         rows = self._model.run(FUNCTION, {"image": squares}, progress=False)
         stops = np.cumsum([len(regions) for regions in found])
         return [

@@ -104,7 +104,7 @@ class Engine:
             [weight for _, _, weight in used],
         )  # fmt: skip
         embedded = time.perf_counter()
-        again = self._reranker if query.text.strip() and len(used) == 1 and not images else None
+        again = self._reranker if [name for name, *_ in used] == ["text"] and not images else None
         scores, places = self._nearest(row, query, max(query.count, again.top if again else 0))
         searched = time.perf_counter()
         hits = [

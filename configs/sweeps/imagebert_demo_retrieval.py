@@ -10,8 +10,11 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The first row of each group is the demo as it is."""
-    none = {"task.binary": 0.0}
+    """Rows that are the demo as it is: multi-class, half mined."""
+
+    def weights(binary: float, multi_class: float, triplet: float) -> dict[str, float]:
+        return {"task.binary": binary, "task.multi_class": multi_class, "task.triplet": triplet}
+
     return ConfigDict({
         "columns": {
             "image to text R@1": "held_out_scenes/image_to_text/R@1",
@@ -20,10 +23,10 @@ def get_config() -> ConfigDict:
         },
         "seeds": (0,),
         "rows": (
-            {"group": "loss", "name": "binary"},
-            {"group": "loss", "name": "multi-class", **none, "task.multi_class": 1.0},
-            {"group": "loss", "name": "triplet", **none, "task.triplet": 1.0},
-            {"group": "loss", "name": "all three", "task.multi_class": 1.0, "task.triplet": 1.0},
+            {"group": "loss", "name": "binary", **weights(1.0, 0.0, 0.0)},
+            {"group": "loss", "name": "multi-class", **weights(0.0, 1.0, 0.0)},
+            {"group": "loss", "name": "triplet", **weights(0.0, 0.0, 1.0)},
+            {"group": "loss", "name": "all three", **weights(1.0, 1.0, 1.0)},
             {"group": "negatives", "name": "half mined"},
             {"group": "negatives", "name": "random", "data.negatives.path": ""},
             {"group": "negatives", "name": "mined", "data.negatives.hard": 1.0},
