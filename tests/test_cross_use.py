@@ -136,8 +136,9 @@ def test_a_search_can_be_re_ranked(finished_run, model, tmp_path):
     assert 'class="match"' in Pages(engine).answer(found)
     few = engine.search(Query(text="red cross", count=2))
     assert few.hits == found.hits[:2], "more are looked at than are shown"
-    apart = engine.search(Query(text="red cross", without="line", count=3))
-    assert [hit.match for hit in apart.hits] == [None] * 3, "a query of several parts is the dual encoder's own"
+    for weight in (1.0, 0.0):
+        apart = engine.search(Query(text="red cross", text_weight=weight, without="line", count=3))
+        assert [hit.match for hit in apart.hits] == [None] * 3, "no query of a text alone: it is the dual encoder's own"
     with pytest.raises(AlignError, match="--rerank: expected a cross-encoder, with image_tokens; found"):
         Reranker(dual, collection.source, 5)
 
