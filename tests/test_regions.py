@@ -283,7 +283,7 @@ def test_the_digest_of_a_store_follows_its_contents(tmp_path):
     assert again.origin != facts.origin, "the source was written anew"
     assert (again.contents, same) == (facts.contents, digest)
     given = images()
-    given["coco_val2014_000000391895"]["features"][0, 0] += 1
+    given["coco_val2014_000000391899"]["features"][0, 0] += 1
     other, changed = stored(tmp_path / "a", given)
     sizes = ("images", "regions", "width", "classes", "refused", "changed")
     assert [getattr(other, name) for name in sizes] == [getattr(facts, name) for name in sizes]
