@@ -324,8 +324,9 @@ def test_what_a_later_stage_lacks_is_known_before_the_first_trains(on_regions, t
 
 
 def test_a_later_stage_reads_the_vocabulary_that_the_first_one_has(on_regions, tmp_path, monkeypatch):
-    """A given one too, of which the folder of the stage before has no copy yet."""
+    """Though no folder of a stage before has it yet but that of the first, where it may be one of a failed start."""
     seen, own = [], copy.deepcopy(on_regions)
+    own.stages = tuple({"name": name} for name in ("web", "both", "clean"))
     own.data.vocab.path = str(tmp_path / "vocab.txt")
     pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red")
     (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
@@ -336,8 +337,8 @@ def test_a_later_stage_reads_the_vocabulary_that_the_first_one_has(on_regions, t
     chain = stages.opened(own, tmp_path)
     parts = runs.prepare(chain[0].config, tmp_path / "web", chain[0].source)
     stages.refuse_unfit(chain, parts)
-    assert [run.pairs.tokenizer.pieces for run in seen] == [pieces]
-    assert not (tmp_path / "clean").exists()
+    assert [run.pairs.tokenizer.pieces for run in seen] == [pieces, pieces]
+    assert not (tmp_path / "both").exists()
 
 
 @pytest.mark.parametrize(
