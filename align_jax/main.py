@@ -5,7 +5,7 @@ python -m align_jax.main --config=configs/align_demo.py --workdir=runs/demo [--c
 
 import contextlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +18,6 @@ from align_jax import run as runs
 from align_jax.checkpoint import Checkpoints, latest
 from align_jax.cli import main_of
 from align_jax.config import Config
-from align_jax.data import source as sources
 from align_jax.evaluate import evaluate, show
 from align_jax.export import export
 from align_jax.hosts.start import start
@@ -53,21 +52,22 @@ def run(config: Config, workdir: Path, *, wait: float = 300.0) -> int:
         not at and latest(chain[0].folder / "checkpoints") is None
     ):  # a run that goes on has its towers, wherever they came from
         chain = stages.fitted(config, workdir, chain, begin.towers)
-    stages.refuse_other_optimizers(chain)
-    for stage in stages.in_turn(chain, at):
-        if stage is not chain[0]:
+    for number, stage in enumerate(stages.in_turn(chain, at), at):
+        if number:
             begin = configs.call(warm_start.make, stage.config.init, where="config.init")
-        if not _run(stage.config, stage.folder, stage.source, begin):
+        if not _run(chain[number:], begin):
             return PREEMPTED
     return 0
 
 
-def _run(config: Config, workdir: Path, source: sources.Source, begin: warm_start.Start) -> bool:
-    """Whether the run has come to its end."""
+def _run(left: Sequence[stages.Stage], begin: warm_start.Start) -> bool:
+    """Whether the first of the stages that are left has come to its end; it trains where all of them can."""
+    config, workdir, source = left[0].config, left[0].folder, left[0].source
     files.check_writable(workdir)
     resumed = latest(workdir / "checkpoints") is not None
     with contextlib.nullcontext() if resumed else begin.vocabulary(config) as vocabulary:
         parts = runs.prepare(config, workdir, source, vocabulary=vocabulary)
+    stages.refuse_unfit(left, parts)
     provenance.refuse_other_reads(parts.pairs.reads, workdir / "run.json")
     rows = parts.stream(source)
     evaluators = parts.evaluators(configs.plain(config.evals), workdir)

@@ -158,6 +158,19 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None, *, voc
 
     `vocabulary`: that of the text tower which the run starts from, for a config that names none.
     """
+    parts = _built(config, workdir, source, vocabulary)
+    if source is not None:
+        for name, save in parts.pairs.files().items():
+            files.write(workdir / name, save)
+    return parts
+
+
+def check(config: Config, workdir: Path, source: sources.Source) -> None:
+    """Refuses what `prepare`, and a stream of the source, would refuse; writes nothing."""
+    _built(config, workdir, source, None).stream(source)
+
+
+def _built(config: Config, workdir: Path, source: sources.Source | None, vocabulary: Path | None) -> Run:
     data = config.data.to_dict()
     if vocabulary is not None and not data["vocab"].get("path"):
         data["vocab"]["path"] = str(vocabulary)
@@ -180,9 +193,6 @@ def prepare(config: Config, workdir: Path, source: sources.Source | None, *, voc
         )
     mesh, task, optimizer = _trained(config)
     pairs = make_examples(**given, **{key: value for key, value in data.items() if key not in READING})
-    if source is not None:
-        for name, save in pairs.files().items():
-            files.write(workdir / name, save)
     computes = json.dumps(configs.plain(config.task), sort_keys=True)
     embedder = Embedder(
         task.functions(), pairs, mesh=mesh, batch_size=min(config.batch_size, 256), computes=computes

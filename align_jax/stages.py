@@ -9,24 +9,30 @@ the chain's own:
     and the moving average of the parameters. In a chain that begins with this stage there is none to keep.
   "skip": True leaves the stage out, as if it did not stand there; its folder is not looked at.
 
+What a later stage lacks, but for what its evaluators read, is told before the first one trains.
+
 One override leaves out the first stage, where the config has the key: --config.stages[0].skip=True. A row of a sweep
 says {"stages[0].skip": True}, and may set any key of a stage, {"stages[1].optim.learning_rate": 1e-4}.
 """
 
+import contextlib
 import dataclasses
+import functools
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from align_jax import config as configs
 from align_jax import files, provenance, published, warm_start
+from align_jax import run as runs
 from align_jax.checkpoint import latest
 from align_jax.config import Config
 from align_jax.data import source as sources
 from align_jax.metrics import duration
-from align_jax.run import abstract
+from align_jax.state import TrainState
 from align_jax.types import AlignError
 
 OPTIMIZERS = ("fresh", "kept")
@@ -39,6 +45,12 @@ class Stage:
     config: Config  # its steps a number
     folder: Path
     source: sources.Source
+    where: str  # as config.stages[1]; empty: the config has no stages
+
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """What its state looks like."""
+        return runs.abstract(self.config)
 
     @property
     def begun(self) -> bool:
@@ -71,10 +83,8 @@ def stage_configs(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
         if found and (taken := [key for key in values if key.split(".")[0] == "init" or key == "data.vocab.path"]):
             raise AlignError(f"{where}: expected no {taken[0]!r}: it starts from the stage before, {found[-1][1].name}")
         own = configs.override(config, {"stages": (), **values}, where=where)
-        try:
+        with _named(where):
             configs.check(own)
-        except AlignError as error:
-            raise AlignError(f"{where}: {error}") from error
         if found:
             before = str(found[-1][1])
             kept = {"optimizer": True} if optimizer == "kept" else {}
@@ -98,12 +108,14 @@ def as_before(config: Config, workdir: Path) -> Config:
 
 def opened(config: Config, workdir: Path) -> list[Stage]:
     """The stages, their sources open. Refuses to go on with stages that began with other data or another config."""
-    found = []
-    for stage, folder in stage_configs(config, workdir):
-        source = sources.make(**stage.data.source)
-        provenance.refuse_other_data(source, folder / "run.json")
-        found.append(Stage(counted(stage, source), folder, source))
-        configs.refuse_other(found[-1].config, folder / "config.json")
+    found, own = [], stage_configs(config, workdir)
+    places = [f"config.stages[{number}]" for number, stage in enumerate(config.stages) if not stage.get("skip")] or [""]
+    for (stage, folder), where in zip(own, places, strict=True):
+        with _named(where):
+            source = sources.make(**stage.data.source)
+            provenance.refuse_other_data(source, folder / "run.json")
+            found.append(Stage(counted(stage, source), folder, source, where))
+            configs.refuse_other(found[-1].config, folder / "config.json")
     return found
 
 
@@ -122,15 +134,36 @@ def counted(config: Config, source: sources.Source) -> Config:
     return configs.override(config, {"steps": number}, where="config")
 
 
-def refuse_other_optimizers(stages: Sequence[Stage]) -> None:
-    """Refuses stages, not begun yet, that are to keep the state of another optimizer than theirs."""
-    known = {str(stage.folder): stage.config for stage in stages}
-    for stage in stages:
-        for entry in stage.config.init.checkpoints:
-            if entry.get("optimizer") and not stage.begun:
-                origin = entry["checkpoint"]
-                other = known.get(origin) or configs.load(Path(origin) / "config.json")
-                warm_start.refuse_other_state(abstract(stage.config).opt_state, abstract(other).opt_state, origin)
+def refuse_unfit(stages: Sequence[Stage], parts: runs.Run) -> None:
+    """Refuses stages, not begun yet, that could not be prepared, or cannot start from what the one before ends with.
+
+    No record is read and nothing is compiled. Evaluators are left to their stage. `parts`: of the first stage, whose
+    vocabulary the others take over, each from the folder of the one before it, which does not stand yet: here they read
+    a copy.
+    """
+    known = {str(stage.folder): stage for stage in stages}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, save in parts.pairs.files().items():
+            save(Path(folder) / name)
+        for stage in stages:
+            with _named(stage.where):
+                if stage is not stages[0]:  # before its shapes are asked for, which rely on sizes that can be
+                    vocabulary = {"data.vocab.path": folder} if "vocab" in stage.config.data else {}
+                    runs.check(configs.override(stage.config, vocabulary, where=""), stage.folder, stage.source)
+                for entry in () if stage.begun else stage.config.init.checkpoints:
+                    _refuse_unfit(stage, known.get(entry["checkpoint"]), entry)
+
+
+def _refuse_unfit(stage: Stage, before: Stage | None, entry: Mapping[str, Any]) -> None:
+    """`before`: the stage that the entry names; None: it names another run, whose optimizer's state alone counts."""
+    origin = entry["checkpoint"]
+    if before is not None:
+        warm_start.refuse_other_parameters(stage.shapes, before.shapes, entry)
+        if "vocab" in stage.config.data and "vocab" in before.config.data:
+            warm_start.refuse_other_case(stage.config, before.config, origin)
+    if entry.get("optimizer"):
+        there = before.shapes if before else runs.abstract(configs.load(Path(origin) / "config.json"))
+        warm_start.refuse_other_state(stage.shapes.opt_state, there.opt_state, origin)
 
 
 def in_turn(stages: Sequence[Stage], at: int) -> Iterator[Stage]:
@@ -153,3 +186,12 @@ def in_turn(stages: Sequence[Stage], at: int) -> Iterator[Stage]:
 
 def _rows_left(stage: Stage) -> int:
     return (stage.config.steps - (latest(stage.folder / "checkpoints") or 0)) * stage.config.batch_size
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Puts the stage before what an AlignError says."""
+    try:
+        yield
+    except AlignError as error:
+        raise AlignError(f"{where}: {error}" if where else str(error)) from error

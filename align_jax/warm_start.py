@@ -69,6 +69,26 @@ def make(*, image: str = "", text: str = "", checkpoints: Sequence[Mapping[str, 
     return Start({kind: name for kind, name in (("image", image), ("text", text)) if name}, tuple(checkpoints))
 
 
+def refuse_other_parameters(here: TrainState, there: TrainState, entry: Mapping[str, Any]) -> None:
+    """Refuses to take from the state `there` what an entry of `config.init.checkpoints` says, where it does not fit.
+
+    Both states may be abstract.
+    """
+    _taken(paths.flatten(here.params), paths.flatten(there.params), entry)
+    for name, tree in here.model_state.items():
+        _taken(paths.flatten(tree), paths.flatten(there.model_state.get(name, {})), entry, optional=True)
+
+
+def refuse_other_case(config: Config, other: Config, origin: str) -> None:
+    """Refuses to read letters, upper and lower, in another way than the run in `origin`, of config `other`."""
+    ours, theirs = (own.data.vocab.get("lowercase", True) for own in (config, other))
+    if ours != theirs:
+        raise AlignError(
+            f"config.data.vocab.lowercase: expected {theirs}, that of {origin}, whose word embedding "
+            f"config.init.checkpoints takes, found {ours}; give the same"
+        )
+
+
 def refuse_other_state(here: PyTree, there: PyTree, origin: str) -> None:
     """Refuses to go on with the optimizer's state of the run in `origin` where its arrays, or its kind, are others."""
     ours, theirs = ({_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(s)} for s in (here, there))
@@ -138,8 +158,8 @@ class Start:
 
 def _vocabulary(origin: str, config: Config) -> Path | None:
     """The vocabulary of a run or an export, with which this config must agree; None where it reads no texts."""
-    theirs = config_of(Path(origin) / "config.json").data.get("vocab")
-    if theirs is None:
+    other = config_of(Path(origin) / "config.json")
+    if other.data.get("vocab") is None:
         return None
     path = tokenizer_folder.kept(Path(origin))
     if path is None:
@@ -149,9 +169,7 @@ def _vocabulary(origin: str, config: Config) -> Path | None:
         )
     of = f"{origin}, whose word embedding config.init.checkpoints takes"
     published.refuse_other_vocabulary(path, config, of=of, mend=f"give --config.data.vocab.path={origin}")
-    ours, theirs = (vocab.get("lowercase", True) for vocab in (config.data.vocab, theirs))
-    if ours != theirs:
-        raise AlignError(f"config.data.vocab.lowercase: expected {theirs}, that of {of}, found {ours}; give the same")
+    refuse_other_case(config, other, origin)
     return path
 
 
@@ -178,6 +196,19 @@ def _averaged_anew(state: TrainState) -> TrainState:
 
 def _replaced(tree: Any, other: Any, entry: Mapping[str, Any], *, optional: bool = False) -> Any:
     flat, source = paths.flatten(tree), paths.flatten(other)
+    taken = _taken(flat, source, entry, optional=optional)
+    for path, origin in taken.items():
+        old = flat[path]
+        flat[path] = jax.device_put(np.asarray(source[origin]).astype(old.dtype), old.sharding)
+    logging.info("config.init.checkpoints: %s: %d arrays", entry["checkpoint"], len(taken))
+    return paths.unflatten(flat)
+
+
+def _taken(
+    flat: Mapping[str, Any], source: Mapping[str, Any], entry: Mapping[str, Any], *, optional: bool = False
+) -> dict[str, str]:
+    """{path: the path in `source` of what takes its place}. AlignError where something is left over or does not fit."""
+    taken: dict[str, str] = {}
     for start, goal in entry["paths"].items():
         wanted = set(_below(goal, flat).values())
         given = {f"{goal}/{rest}".strip("/"): path for rest, path in _below(start, source).items()}
@@ -188,12 +219,11 @@ def _replaced(tree: Any, other: Any, entry: Mapping[str, Any], *, optional: bool
             differing = sorted(wanted ^ set(given))[:3]
             raise AlignError(f"{where}: expected the same parameters on both sides, found {differing} on one only")
         for path, origin in given.items():
-            old, new = flat[path], np.asarray(source[origin])
-            if old.shape != new.shape:
-                raise AlignError(f"{where}: expected {path} of shape {old.shape}, found {new.shape}")
-            flat[path] = jax.device_put(new.astype(old.dtype), old.sharding)
-        logging.info("%s: %d arrays", where, len(given))
-    return paths.unflatten(flat)
+            old, new = flat[path].shape, source[origin].shape
+            if old != new:
+                raise AlignError(f"{where}: expected {path} of shape {old}, found {new}")
+        taken |= given
+    return taken
 
 
 def _below(folder: str, known: Iterable[str]) -> dict[str, str]:

@@ -21,9 +21,11 @@ from region_writers import CLASSES, SIZE, WIDTH, images, shares
 from align_jax.data import visual
 from align_jax.data.region_store import RegionStore, key_of, read_facts
 from align_jax.data.source import BadExample, Record
+from align_jax.data.storage import Stored
 from align_jax.region_files import cleaning, fields
 from align_jax.region_files.cleaning import CUT, NO_AREA, NOT_FINITE, SUREST
 from align_jax.region_files.converting import Converted, open_reader
+from align_jax.region_files.reading import digest_of
 from align_jax.region_files.writing import TWICE, summary, write
 from align_jax.types import AlignError
 
@@ -246,7 +248,7 @@ def test_a_store_says_what_is_wrong(tmp_path):
         RegionStore(str(out))["coco_val2014_000000391895"]
     facts = out / "regions.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"version": 9}))
-    with pytest.raises(AlignError, match="expected version 1, found 9"):
+    with pytest.raises(AlignError, match="expected version 2, found 9"):
         RegionStore(str(out))
     with pytest.raises(AlignError, match=r"found no regions.json; make them with align_jax.regions"):
         RegionStore(str(tmp_path))
@@ -271,6 +273,65 @@ def test_each_part_of_a_mixture_has_regions_of_its_own(tmp_path):
         visual.regions(path=list(path.values()), width=WIDTH, key="stem").evaluate(Record(f"0/{name}", b"", (), ""))
 
 
+def stored(path, given):
+    """The facts of a store of these images, its source written anew, and its digest as a run knows it."""
+    region_writers.bottom_up_tsv(path.with_suffix(".tsv"), given)
+    facts = convert("tsv", path.with_suffix(".tsv"), path, force=True).facts
+    return facts, visual.regions(path=str(path), width=WIDTH).digest
+
+
+def test_the_digest_of_a_store_follows_its_contents(tmp_path):
+    facts, digest = stored(tmp_path / "a", images())
+    again, same = stored(tmp_path / "a", images())
+    assert again.origin != facts.origin, "the source was written anew"
+    assert (again.contents, same) == (facts.contents, digest)
+    given = images()
+    given["coco_val2014_000000391899"]["features"][0, 0] += 1
+    other, changed = stored(tmp_path / "a", given)
+    sizes = ("images", "regions", "width", "classes", "refused", "changed")
+    assert [getattr(other, name) for name in sizes] == [getattr(facts, name) for name in sizes]
+    assert other.contents != facts.contents and changed != digest
+    assert stored(tmp_path / "elsewhere", given)[1] == changed
+
+
+def test_a_conversion_that_goes_on_has_the_digest_of_the_whole(tmp_path, monkeypatch):
+    path, read = tmp_path / "a.tsv", Converted._read
+    region_writers.bottom_up_tsv(path, images())
+    whole = convert("tsv", path, tmp_path / "whole").facts
+
+    def broken(self, index):
+        if index == 3:
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    monkeypatch.setattr(Converted, "_read", broken)
+    with pytest.raises(KeyboardInterrupt):
+        convert("tsv", path, tmp_path / "out")
+    monkeypatch.setattr(
+        Converted, "_read", lambda self, index: read(self, index) if index > 1 else pytest.fail("again")
+    )
+    assert convert("tsv", path, tmp_path / "out").facts == whole
+
+
+def test_a_source_rewritten_in_its_place_is_another(tmp_path):
+    path = tmp_path / "a.tsv"
+    region_writers.bottom_up_tsv(path, images())
+    convert("tsv", path, tmp_path / "out")
+    size = path.stat().st_size
+    region_writers.bottom_up_tsv(path, images(seed=1))
+    assert path.stat().st_size == size
+    with pytest.raises(
+        AlignError, match=r"expected regions with origin.files .*, found .*; give another --out, or --f"
+    ):
+        convert("tsv", path, tmp_path / "out")
+    written = region_writers.hdf5_vqa(tmp_path / "a.h5", images())
+    before = open_reader("hdf5", [str(tmp_path / "a.h5")], ids=str(written)).digest
+    os.utime(written, (1, 1))
+    assert open_reader("hdf5", [str(tmp_path / "a.h5")], ids=str(written)).digest != before
+    remote = [Stored("memory://bucket/a.tsv", 9, mark) for mark in ("one", "two")]
+    assert digest_of(remote[:1]) == digest_of(remote[1:])
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     region_writers.bottom_up_tsv(tmp_path / "a.tsv", images())
     out = tmp_path / "out"
@@ -288,6 +349,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         convert("tsv", tmp_path / "a.tsv", out, most=3)
     with pytest.raises(AlignError, match=r"expected regions with origin.key"):
         convert("tsv", tmp_path / "a.tsv", out, key="stem")
+    request = out / "request.json"
+    request.write_text(
+        json.dumps({key: value for key, value in json.loads(request.read_text()).items() if key != "version"})
+    )
+    with pytest.raises(
+        AlignError, match=r"expected regions with version 2, found null; give another --out, or --force"
+    ):
+        convert("tsv", tmp_path / "a.tsv", out)
     smaller = convert("tsv", tmp_path / "a.tsv", out, most=3, force=True)
     assert smaller.facts.regions < first.facts.regions and smaller.facts.changed == {SUREST: 6}
 

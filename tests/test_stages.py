@@ -4,14 +4,17 @@ import copy
 import json
 from pathlib import Path
 
+import cross_run
 import jax
 import numpy as np
 import pytest
+import region_writers
 import shapes_run
 import tiny_run
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from safetensors.numpy import load_file
+from test_regions import convert
 from test_resume import kill_after, last_rows
 
 from align_jax import config as configs
@@ -248,7 +251,94 @@ def test_another_optimizer_is_refused_before_the_first_stage_trains(chain, tmp_p
     message = rf"trained parameters of \S+/web, .*, found {found}.*leave 'optimizer' out"
     with pytest.raises(AlignError, match=message) as error:
         main.run(own, tmp_path / "run")
-    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+    assert "\n" not in str(error.value) and not list((tmp_path / "run").glob("*/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages[2].optim.name": "adamm"}, r"stages\[2\]: .*optim.name: expected one of .*, found 'adamm'"),
+        ({"stages[1].task.embedding": 8}, r"stages\[1\]: .*/web 'all' -> 'all': expected \S+ of shape .*, found \("),
+        ({"stages[2].data.vocab.size": 80}, r"stages\[2\]: .*/both .* expected text_tower/word_embedding/\S+ of shape"),
+        ({"stages[1].task.text.layers": 2}, r"stages\[1\]: .* expected the same parameters .* on one only"),
+        (
+            {"stages[1].data.vocab.lowercase": False},
+            r"stages\[1\]: config.data.vocab.lowercase: expected True, that of",
+        ),
+        ({"stages[2].data.source.path": "no.jsonl"}, r"stages\[2\]: .*no.jsonl"),
+        ({"stages[0].skip": True, "stages[2].task.embedding": 8}, r"stages\[2\]: .*/both 'all' -> 'all': expected"),
+    ],
+    ids=str,
+)
+def test_a_stage_that_does_not_fit_is_known_before_the_first_trains(chain, tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(states, "create", lambda *_, **__: pytest.fail("the mistake was found too late"))
+    own = configs.override(chain, change, where="")
+    own.data.vocab.lowercase = True
+    with pytest.raises(AlignError, match=f"^config.{message}") as error:
+        main.run(own, tmp_path / "run")
+    assert "\n" not in str(error.value) and not list((tmp_path / "run").glob("*/config.json"))
+
+
+@pytest.fixture(scope="module")
+def on_regions(tmp_path_factory):
+    """A chain of two stages of a cross-encoder that is shown stored regions."""
+    folder = tmp_path_factory.mktemp("on_regions")
+    region_writers.openvqa_npz(folder / "given.npz", region_writers.images(2))
+    convert("npz", folder / "given.npz", folder / "regions")
+    config = cross_run.config(tiny_run.manifest(folder / "data"))
+    config.data.regions = {"path": str(folder / "regions"), "width": region_writers.WIDTH, "most": 3}
+    config.data.negatives.path, config.checkpoint.best = "", ""
+    del config.task["image"]
+    config.stages = ({"name": "web"}, {"name": "clean"})
+    return config
+
+
+class Trains(Exception):
+    """A stage begins."""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.regions.path": "nowhere"}, "nowhere: expected regions, found no regions.json; make them"),
+        ({"data.regions.width": 9}, "config.data.regions: expected width=8 and classes=0 as in .*, found 9 and 0"),
+        ({"data.negatives.path": "no.parquet"}, "config.data.negatives.path: .*, found no no.parquet"),
+        ({"data.text_length": 2}, "config.data.text_length: expected at least 3 word pieces, found 2"),
+        ({"checkpoint.best": "pairs/R@1"}, "config.checkpoint.best: expected a result of an evaluator"),
+        ({"data.threads": 0}, "config.data: expected threads and prefetch of at least 1, found 0, 2"),
+        ({"steps": 3}, None),
+    ],
+    ids=str,
+)
+def test_what_a_later_stage_lacks_is_known_before_the_first_trains(on_regions, tmp_path, monkeypatch, change, message):
+    def create(*_, **__):
+        raise Trains
+
+    monkeypatch.setattr(states, "create", create)
+    own = configs.override(on_regions, {f"stages[1].{key}": value for key, value in change.items()}, where="")
+    with pytest.raises(
+        AlignError if message else Trains, match=message and rf"^config.stages\[1\]: {message}"
+    ) as error:
+        main.run(own, tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run" / "clean").exists()
+
+
+def test_a_later_stage_reads_the_vocabulary_that_the_first_one_has(on_regions, tmp_path, monkeypatch):
+    """Though no folder of a stage before has it yet but that of the first, where it may be one of a failed start."""
+    seen, own = [], copy.deepcopy(on_regions)
+    own.stages = tuple({"name": name} for name in ("web", "both", "clean"))
+    own.data.vocab.path = str(tmp_path / "vocab.txt")
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red")
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "vocab.txt").write_text("what a start that failed left\n")
+    built = runs.Run.stream
+    monkeypatch.setattr(runs.Run, "stream", lambda run, source: seen.append(run) or built(run, source))
+    chain = stages.opened(own, tmp_path)
+    parts = runs.prepare(chain[0].config, tmp_path / "web", chain[0].source)
+    stages.refuse_unfit(chain, parts)
+    assert [run.pairs.tokenizer.pieces for run in seen] == [pieces, pieces]
+    assert not (tmp_path / "both").exists()
 
 
 @pytest.mark.parametrize(

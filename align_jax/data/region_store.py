@@ -29,7 +29,7 @@ from align_jax.data.regions import Regions
 from align_jax.data.source import BadExample
 from align_jax.types import AlignError
 
-VERSION = 1  # of the layout
+VERSION = 2  # of the layout
 FACTS, INDEX, REFUSED, SHARDS = "regions.json", "index.parquet", "refused.parquet", "shards"
 DTYPES = ("float16", "float32")
 RANDOM = "readahead_buffer_size:0,max_parallelism:0"  # as the library asks for where records are read one by one
@@ -50,6 +50,7 @@ class Facts:
     origin: Mapping[str, Any]  # where they come from: a format and its files, or a detector and its pictures
     refused: Mapping[str, int]  # reason -> images that are not there
     changed: Mapping[str, int]  # what was done -> regions
+    contents: str  # digest of all records' bytes, shard by shard
 
     @property
     def class_count(self) -> int:

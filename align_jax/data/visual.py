@@ -113,9 +113,10 @@ class StoredRegions:
 
     @property
     def digest(self) -> str:
-        """Of the facts of all stores."""
-        facts = json.dumps([dataclasses.asdict(store.facts) for store in self.stores], sort_keys=True)
-        return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+        """Of what all stores hold, and how it is read; where it came from does not matter."""
+        facts = [store.facts for store in self.stores]
+        held = json.dumps([[found.contents, found.dtype, found.width, found.classes] for found in facts])
+        return hashlib.blake2b(held.encode(), digest_size=8).hexdigest()
 
     @functools.cached_property
     def stores(self) -> tuple[RegionStore, ...]:

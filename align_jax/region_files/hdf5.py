@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from align_jax.data import listing
 from align_jax.data.source import BadExample
 from align_jax.region_files import pickles
 from align_jax.region_files.fields import BOXES, COUNT, FEATURES, HEIGHT, KNOWN, SHARES, WIDTH, Fields
@@ -39,7 +40,8 @@ class Hdf5:
         files = files_of(path, ending=".h5")
         if len(files) != 1:
             raise AlignError(f"--path: expected one HDF5 file, found {len(files)}; convert each to a folder of its own")
-        self._path, self.digest = files[0].path, digest_of(files)
+        named = listing.find(ids) if ids else None
+        self._path, self.digest = files[0].path, digest_of([*files, named] if named else files)
         try:
             self._file: Any = h5py.File(local(files[0]), "r")  # whose members are of three kinds
         except OSError as error:

@@ -19,7 +19,7 @@ FLAG = "--path"
 class Reader(Protocol):
     """The images of some files, in an order that is always the same. Safe among threads."""
 
-    digest: str  # of the files' names and sizes
+    digest: str  # of `digest_of` of the files
 
     def __len__(self) -> int: ...
 
@@ -43,8 +43,15 @@ def files_of(path: Sequence[str], *, ending: str) -> list[Stored]:
 
 
 def digest_of(files: Sequence[Stored]) -> str:
-    """16 hexadecimal digits of names and sizes, wherever the files lie."""
-    found = "\n".join(f"{file.path.rpartition('/')[2]} {file.size}" for file in files)
+    """16 hexadecimal digits of names and sizes, and of local files of when they were written last.
+
+    So a file that was written anew in its place, at the same size, is another one. A remote file's mark may be another
+    after a mere copy, and does not count.
+    """
+    found = "\n".join(
+        f"{file.path.rpartition('/')[2]} {file.size} {'' if storage.is_remote(file.path) else file.mark}"
+        for file in files
+    )
     return hashlib.blake2b(found.encode(), digest_size=8).hexdigest()
 
 

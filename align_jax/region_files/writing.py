@@ -5,6 +5,7 @@ became of them stands in work/ until all is done. Of two images with one key the
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from align_jax.curation import array_records, layout
-from align_jax.data.region_store import FACTS, INDEX, REFUSED, SHARDS, Facts, encode, read_facts
+from align_jax.data.region_store import FACTS, INDEX, REFUSED, SHARDS, VERSION, Facts, encode, read_facts
 from align_jax.data.regions import Regions
 from align_jax.region_files.cleaning import Rules
 from align_jax.types import AlignError
@@ -70,7 +71,7 @@ def write(images: Images, out: Path, *, force: bool = False, shard_size: int = S
       AlignError: where the folder holds something else, and where no image can be used.
     """
     request = json.loads(json.dumps({
-        "shard_size": shard_size, **dataclasses.asdict(images.rules), "class_names": images.classes,
+        "version": VERSION, "shard_size": shard_size, **dataclasses.asdict(images.rules), "class_names": images.classes,
         "images": len(images), "origin": images.origin,
     }))  # fmt: skip
     _claim(out, request, force=force)
@@ -144,18 +145,22 @@ class _Shards:
         kept: list[tuple[str, int]] = []
         refused: list[tuple[str, str]] = []
         changed: Counter[str] = Counter()
+        contents = hashlib.blake2b(digest_size=16)
         with layout.whole(self._shard(number)) as partial, array_records.writing(partial) as append:
             for entry in images.read(self._ranges[number]):
                 changed.update(entry.changed)
                 if entry.regions is None:
                     refused.append((entry.key, entry.reason))
                 else:
-                    append(encode(entry.key, entry.regions, dtype=images.rules.dtype))
+                    record = encode(entry.key, entry.regions, dtype=images.rules.dtype)
+                    append(record)
+                    contents.update(len(record).to_bytes(8, "little") + record)
                     kept.append((entry.key, len(entry.regions)))
                 bar.update()
         if not kept:
             self._shard(number).unlink()
-        layout.write_json(self._notes(number), {"kept": kept, "refused": refused, "changed": changed})
+        notes = {"kept": kept, "refused": refused, "changed": changed, "contents": contents.hexdigest()}
+        layout.write_json(self._notes(number), notes)
 
     def finish(self, images: Images) -> Facts:
         """The index, what was refused, and the facts, from the notes of all shards."""
@@ -164,10 +169,12 @@ class _Shards:
         places: list[tuple[int, int]] = []  # (shard, record)
         refused: list[tuple[str, str]] = []
         changed: Counter[str] = Counter()
+        contents = hashlib.blake2b(digest_size=8)
         for number in range(len(self._names)):
             notes = json.loads(self._notes(number).read_text("utf-8"))
             refused += [(key, reason) for key, reason in notes["refused"]]
             changed.update(notes["changed"])
+            contents.update(notes["contents"].encode())
             keys += [key for key, _ in notes["kept"]]
             counts += [count for _, count in notes["kept"]]
             places += [(number, record) for record in range(len(notes["kept"]))]
@@ -190,7 +197,7 @@ class _Shards:
         facts = Facts(
             width=rules.width, classes=images.classes, images=len(index), regions=regions, dtype=rules.dtype,
             probabilities=rules.probabilities, origin=images.origin, refused=dict(sorted(reasons.items())),
-            changed=dict(sorted(changed.items())),
+            changed=dict(sorted(changed.items())), contents=contents.hexdigest(),
         )  # fmt: skip
         columns = dict(zip(REFUSED_SCHEMA.names, zip(*refused, strict=True) if refused else ([], []), strict=True))
         for name, table in ((INDEX, index), (REFUSED, pa.table(columns, REFUSED_SCHEMA))):
