@@ -99,8 +99,8 @@ def test_a_wrong_config_is_refused(config, tmp_path, where, value, match):
 
 
 def test_pictures_too_small_for_the_strides(config, tmp_path):
-    config.task.image.padding, config.data.crop = "hf", 7  # the strides of the tiny tower make 8
-    refused(config, tmp_path / "run", "config.task: EfficientNet: images of 7 x 7 pixels are too small")
+    config.task.image.padding, config.data.crop = "hf", 3  # the strides of the tiny tower make 4
+    refused(config, tmp_path / "run", "config.task: EfficientNet: images of 3 x 3 pixels are too small")
 
 
 @pytest.mark.parametrize("key", configs.SECTIONS)
