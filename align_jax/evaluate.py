@@ -5,6 +5,9 @@ python -m align_jax.evaluate --checkpoint=runs/demo/checkpoints/500 --evals=held
 python -m align_jax.evaluate --checkpoint=runs/demo/export --evals=mine.py:flowers --evals.flowers.source.split=test
 python -m align_jax.evaluate --compare runs/a/card.json runs/b/card.json [--out=compare.md]
 
+--regions: for a model that is shown stored regions, where those of the evaluators' sources lie: one store or several
+with commas, in place of config.data.regions.path of its run.
+
 A file of evaluators has get_config(), which returns a ConfigDict: name -> section, as in config.evals.
 """
 
@@ -26,7 +29,7 @@ from align_jax import config as configs
 from align_jax.cli import main_of
 from align_jax.config import nearest
 from align_jax.evals import page, statistics
-from align_jax.loading import locate, parts_of, weights_at
+from align_jax.loading import Stores, locate, parts_of, weights_at
 from align_jax.metrics import table, write_scalars
 from align_jax.reporting.text import duration
 from align_jax.run import Run
@@ -96,14 +99,15 @@ def show(evaluators: Iterable[Evaluator], found: Sequence[Result], weights: Weig
 
 
 def evaluate_checkpoint(
-    checkpoint: str | Path, *, evals: str | None = None, overrides: Sequence[str] = (), out: str | Path | None = None
-) -> None:
+    checkpoint: str | Path, *, evals: str | None = None, overrides: Sequence[str] = (), out: str | Path | None = None,
+    regions: Stores | None = None,
+) -> None:  # fmt: skip
     """What the verb does: prints the table; writes eval.json, the card and TensorBoard's scalars, also where it fails.
 
     Beside a run or an export goes what its own config asks of it, all else to a place apart, but for what has an `out`.
 
     Args:
-      checkpoint: as `loading.load` takes it.
+      checkpoint, regions: as `loading.load` takes them.
       evals, overrides: as `sections` takes them.
 
     Raises:
@@ -113,9 +117,9 @@ def evaluate_checkpoint(
     place = locate(given)
     if place.source and out is None:
         raise AlignError(f"--out: expected a folder for what is found of {place.source}, which is no run or export")
-    parts = parts_of(place.folder)
+    parts = parts_of(place.folder, regions)
     asked = sections(evals, parts.config.evals, overrides)
-    own = given == place.folder and not overrides and ".py" not in (evals or "")
+    own = given == place.folder and not overrides and ".py" not in (evals or "") and regions is None
     apart = place.folder / "evaluations" / ("" if place.step is None else f"step-{place.step}")
     folder = Path(out) if out else place.folder if own else apart
     files.check_writable(folder, flag="--out")
@@ -220,7 +224,9 @@ def main(argv: list[str]) -> None:
         return compare_cards(others, values.out)
     if values.checkpoint is None or others:
         raise AlignError(f"expected --checkpoint=FOLDER and other flags, or --compare A B; found {others or 'neither'}")
-    evaluate_checkpoint(values.checkpoint, evals=values.evals, overrides=overrides, out=values.out)
+    evaluate_checkpoint(
+        values.checkpoint, evals=values.evals, overrides=overrides, out=values.out, regions=values.regions
+    )
 
 
 if __name__ == "__main__":
@@ -228,6 +234,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "evals", None, "FILE.py, FILE.py:NAMES or names of the run's own evaluators; by default all own"
     )
+    flags.DEFINE_list("regions", None, "stores of the regions that the model is shown, by default those of its run")
     flags.DEFINE_string("out", None, "folder for the results, by default the run's or one in it; a file for --compare")
     flags.DEFINE_bool("compare", False, "compare two result cards")
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow the two cards

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from align_jax.model import Model
 from align_jax.types import AlignError
 from align_jax.weights import Weights
 
+Stores = str | Sequence[str] | Mapping[str, str]  # of regions, as `data.visual.regions` takes its path
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -32,19 +34,23 @@ class Place:
     source: str = ""  # the folder or hub name that the export was made of, where it is a copy in the cache
 
 
-def load(name_or_path: str | Path) -> Model:
+def load(name_or_path: str | Path, *, regions: Stores | None = None) -> Model:
     """A model for use, on all devices of this machine.
 
     Args:
       name_or_path: a work directory, whose last checkpoint it takes; one of its checkpoints/STEP; an export; or a
         Hugging Face folder of a whole model, or the name of one on the hub ("kakaobrain/align-base"), which is fetched
         once. Averaged weights go before the last ones where a run keeps them.
+      regions: for a model that is shown stored regions, where those of the pictures lie that it is used on: a store of
+        `align_jax.regions` or several, which are asked in turn; or {what ids begin with: the store that knows their
+        rest}. They replace the config's (`config.data.regions.path`), and must be as wide as the trained ones.
 
     Raises:
-      AlignError: where none of these is there, and where weights are not what their config says.
+      AlignError: where none of these is there, where weights are not what their config says, for `regions` of a model
+        that is shown none, and for some that are not there or of another width or number of classes.
     """
     place = locate(name_or_path)
-    parts = parts_of(place.folder)
+    parts = parts_of(place.folder, regions)
     with jax.set_mesh(parts.mesh):
         weights = weights_at(place, parts)
     return Model(parts, weights)
@@ -93,11 +99,25 @@ def weights_at(place: Place, parts: runs.Run) -> Weights:
     )  # fmt: skip
 
 
-def parts_of(folder: Path) -> runs.Run:
-    """The parts of a run or of an export, on all devices of this machine, whatever mesh it was trained on."""
+def parts_of(folder: Path, regions: Stores | None = None) -> runs.Run:
+    """The parts of a run or of an export, on all devices of this machine, whatever mesh it was trained on.
+
+    `regions`: as `load` takes them. AlignError where they cannot be those that the model is shown.
+    """
     config = configs.load(folder / "config.json")
     config.mesh = ConfigDict({"fsdp": jax.device_count()})  # the optimizer's state need not fit on one
-    return runs.prepare(config, folder, None)
+    if regions is None:
+        return runs.prepare(config, folder, None)
+    if config.data.get("regions") is None:
+        raise AlignError(
+            f"regions: expected a model that is shown stored regions, found none of config.data.regions in {folder}; "
+            "leave regions out"
+        )
+    # What ids begin with may have dots, which other keys may not.
+    path = ConfigDict(dict(regions), allow_dotted_keys=True) if isinstance(regions, Mapping) else regions
+    parts = runs.prepare(configs.override(config, {"data.regions.path": path}, where="regions"), folder, None)
+    _ = parts.pairs.reads  # opens them: those of a config may lie elsewhere by now, those that are named here are asked
+    return parts
 
 
 def _converted(folder: Path, source: str) -> Place:

@@ -8,6 +8,8 @@ command again after a kill and it goes on.
 
 --data: pairs.jsonl or pairs.csv (align_jax/data/manifest.py), a folder of pictures, or any source of the project as
 name=value,name=value or JSON (align_jax/data/source.py).
+--regions: where those of --data lie, for a cross-encoder that is shown stored regions: one store or several with
+commas, in place of config.data.regions.path of its run.
 --fusion: weights of the dual encoder's score in [0, 1] (align_jax/evals/shortlist.py says how scores are fused).
 --texts, --captions, --folds: as of the evaluator "retrieval" (align_jax/evals/retrieval.py).
 """
@@ -26,22 +28,25 @@ from align_jax.evals import page, reranking, statistics
 from align_jax.evals.pools import CANDIDATES, WAYS
 from align_jax.evals.ranking import AT
 from align_jax.evals.reranking import Curve, Plan, Reranking, Row
-from align_jax.loading import load
+from align_jax.loading import Stores, load
 from align_jax.reporting.text import duration
 from align_jax.types import AlignError, Result
 
 KS, FUSIONS = "1,5,10,20,50,100,200", "0,0.25,0.5"
 
 
-def rerank(dual: str, cross: str, options: dict[str, Any], plan: Plan, out: Path) -> Curve:
+def rerank(
+    dual: str, cross: str, options: dict[str, Any], plan: Plan, out: Path, *, regions: Stores | None = None
+) -> Curve:
     """Measures, and writes <out>/rerank.json and <out>/rerank.html.
 
     Args:
       dual, cross: as `loading.load` takes them.
       options: of the source.
+      regions: of the cross-encoder, as `loading.load` takes them.
     """
     files.check_writable(out, flag="--out")
-    second = load(cross)
+    second = load(cross, regions=regions)
     measuring = Reranking(load(dual), second, options, plan, folder=out, path=dual)
     with jax.set_mesh(second.mesh):
         curve = measuring.run()
@@ -132,7 +137,7 @@ def main(_: list[str]) -> None:
         texts=values.texts, captions=values.captions, folds=values.folds,
     )  # fmt: skip
     out = Path(values.out) if values.out else Path(values.cross) / "rerank"
-    curve = rerank(values.dual, values.cross, source_options(values.data), plan, out)
+    curve = rerank(values.dual, values.cross, source_options(values.data), plan, out, regions=values.regions)
     if files.is_writer():
         print(f"{table(curve)}\n{out / 'rerank.html'}")
 
@@ -141,6 +146,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("dual", None, "a work directory, a checkpoint or an export of a dual encoder", required=True)
     flags.DEFINE_string("cross", None, "the same of a cross-encoder", required=True)
     flags.DEFINE_string("data", None, "a manifest, a folder, or a source's options", required=True)
+    flags.DEFINE_list("regions", None, "stores of the regions of --data; by default those of the cross-encoder's run")
     flags.DEFINE_string("k", KS, "candidates of each query that are re-ranked")
     flags.DEFINE_string("fusion", FUSIONS, "weights of the dual encoder's score")
     flags.DEFINE_string("out", None, "folder for what is found; by default rerank/ in that of the cross-encoder")

@@ -34,14 +34,21 @@ def config(manifest: Path) -> ConfigDict:
     })  # fmt: skip
 
 
-def write(manifest: Path, workdir: Path, *, regions: dict | None = None) -> Path:
-    """The work directory. `regions`: a section of `config.data`; the model is shown these and no pictures."""
+def begin(manifest: Path, workdir: Path, *, regions: dict | None = None) -> runs.Run:
+    """Without a checkpoint: the parts, the config and the vocabulary. `regions` as of `write`."""
     own = config(manifest)
     if regions is not None:
         own.data.regions = regions
         del own.task["image"]
     parts = runs.prepare(own, workdir, sources.make(**own.data.source))
     files.write_json(workdir / "config.json", configs.plain(own))
+    return parts
+
+
+def write(manifest: Path, workdir: Path, *, regions: dict | None = None) -> Path:
+    """The work directory. `regions`: a section of `config.data`; the model is shown these and no pictures."""
+    parts = begin(manifest, workdir, regions=regions)
+    own = parts.config
     with jax.set_mesh(parts.mesh), Checkpoints(workdir / "checkpoints", **own.checkpoint) as checkpoints:
         checkpoints.save(parts.fresh(), configs.plain(own))
     return workdir

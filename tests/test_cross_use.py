@@ -1,6 +1,7 @@
 """A cross-encoder in use: `align_jax.load`, `Model.score`, its evaluator, and the verb that measures re-ranking."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cross_run
@@ -159,6 +160,10 @@ def test_stored_regions_are_scored_by_their_records(tmp_path):
     with pytest.raises(AlignError, match="expected records whose regions are stored, found a picture alone"):
         model.score(str(tmp_path / "none.png"), "a")
     assert "the surest 4 regions of" in repr(model)
+    copy = shutil.copytree(section["path"], tmp_path / "elsewhere")
+    moved = align_jax.load(tmp_path / "run", regions=str(copy))
+    np.testing.assert_array_equal(moved.score(records, ["a scene of 0", "a scene of 1"]), scores)
+    assert f"the surest 4 regions of {copy} (digest" in repr(moved)
     made = evals.make(
         {"r": {"kind": "scored_retrieval", "source": source}}, model.embedder, functions=model.functions,
         workdir=tmp_path,

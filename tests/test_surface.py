@@ -22,7 +22,10 @@ TEXTS = ["red cross", "a line in blue", "an orange ellipse"]
 
 # A change here is a change to users' programs.
 SIGNATURES = {
-    "load": "(name_or_path: str | pathlib.Path) -> align_jax.model.Model",
+    "load": (
+        "(name_or_path: str | pathlib.Path, *, regions: str | collections.abc.Sequence[str] | "
+        "collections.abc.Mapping[str, str] | None = None) -> align_jax.model.Model"
+    ),
     "Model.embed_images": "(self, images: Pictures, *, progress: bool = True) -> numpy.ndarray",
     "Model.embed_texts": "(self, texts: Texts, *, progress: bool = True) -> numpy.ndarray",
     "Model.classify_images": "(self, images: Pictures, *, progress: bool = True) -> numpy.ndarray",

@@ -84,7 +84,7 @@ class Engine:
             if not np.isfinite(scores).any():
                 raise AlignError(
                     "--rerank: expected pictures that the cross-encoder can be shown, found none among the first "
-                    f"{len(scores):,}; one that is shown stored regions needs those of --data"
+                    f"{len(scores):,}; one that is shown stored regions needs those of --data: --regions"
                 )
 
     def search(self, query: Query) -> Answer:
