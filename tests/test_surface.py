@@ -82,7 +82,7 @@ def test_a_model_says_what_it_is(model):
     np.testing.assert_allclose(model.temperature, np.exp(float(model.params["log_temperature"])), rtol=1e-6)
     lines = repr(model).splitlines()
     assert re.fullmatch(r"Model of task align: averaged weights at step 12, .*checkpoints/12", lines[0])
-    assert re.search(r"image_tower 0\.01 M, .*text_tower 0\.03 M", lines[1])
+    assert re.search(r"image_tower 0\.00 M, .*text_tower 0\.03 M", lines[1])
     assert "images (central 32 px of 36 x 36) and texts of 8 word pieces -> 16 numbers" in lines[2]
 
 
