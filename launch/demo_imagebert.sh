@@ -4,11 +4,12 @@ source "$(dirname "$0")/setup.sh"
 
 workdir=runs/scenes
 seed=0
+overrides=()
 for arg in "$@"; do
   case "$arg" in
     -h | --help)
       cat <<'HELP'
-bash launch/demo_imagebert.sh [--workdir=DIR] [--seed=N]
+bash launch/demo_imagebert.sh [--workdir=DIR] [--seed=N] [--config.KEY=VALUE ..., of all three configs]
 
 Makes a virtual environment in .venv (about a minute), then, on 2 processor cores in about half an hour:
   DIR/align        a dual encoder, trained on scenes of up to three emoji with captions that say where they stand
@@ -22,8 +23,9 @@ HELP
       ;;
     --workdir=*) workdir="${arg#--workdir=}" ;;
     --seed=*) seed="${arg#--seed=}" ;;
+    --config.*) overrides+=("$arg") ;;
     *)
-      echo "expected --workdir=DIR or --seed=N, found $arg" >&2
+      echo "expected --workdir=DIR, --seed=N or --config.KEY=VALUE, found $arg" >&2
       exit 2
       ;;
   esac
@@ -35,7 +37,8 @@ python=.venv/bin/python
 # The scenes of configs/align_scenes.py.
 scenes() { echo "name=emoji_scenes,split=$1,scenes=$2,held_out_share=0.2,flags=false,concepts=100,captions=places"; }
 
-"$python" -m align_jax.main --config=configs/align_scenes.py --workdir="$workdir/align" --config.seed="$seed"
+"$python" -m align_jax.main --config=configs/align_scenes.py --workdir="$workdir/align" \
+  --config.seed="$seed" ${overrides[@]+"${overrides[@]}"}
 folders=""
 for split in train:20000 held_out_scenes:500 held_out:200; do
   name="${split%%:*}"
@@ -44,11 +47,12 @@ for split in train:20000 held_out_scenes:500 held_out:200; do
     --data="$(scenes "$name" "${split#*:}")" --out="$workdir/regions/$name"
 done
 "$python" -m align_jax.main --config=configs/imagebert_demo.py --workdir="$workdir/imagebert" --config.seed="$seed" \
-  --config.init.text="$workdir/align" --config.data.regions.path="($folders)"
+  --config.init.text="$workdir/align" --config.data.regions.path="($folders)" ${overrides[@]+"${overrides[@]}"}
 "$python" -m align_jax.mine --model="$workdir/align" --data="$(scenes train 20000)" --out="$workdir/negatives.parquet"
 "$python" -m align_jax.main --config=configs/imagebert_demo_retrieval.py --workdir="$workdir/finetuned" \
   --config.seed="$seed" --config.init.checkpoints[0].checkpoint="$workdir/imagebert/clean" \
-  --config.data.regions.path="($folders)" --config.data.negatives.path="$workdir/negatives.parquet"
+  --config.data.regions.path="($folders)" --config.data.negatives.path="$workdir/negatives.parquet" \
+  ${overrides[@]+"${overrides[@]}"}
 for split in held_out_scenes:500 held_out:200; do
   name="${split%%:*}"
   for cross in imagebert/clean finetuned; do
